@@ -1,0 +1,36 @@
+"""sjq: a folder of Python scripts becomes a durable pipeline.
+
+Names are loaded when they are first used: `import sjq` in a program, a test or a command costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sjq.client import Client
+    from sjq.errors import Error
+    from sjq.handler import Next, job
+    from sjq.job import Job, JobEvent
+    from sjq.states import State
+
+__version__ = "0.1.0"
+
+__all__ = ["Client", "Error", "Job", "JobEvent", "Next", "State", "__version__", "job"]
+
+_WHERE = {
+    "Client": "sjq.client",
+    "Error": "sjq.errors",
+    "Job": "sjq.job",
+    "JobEvent": "sjq.job",
+    "Next": "sjq.handler",
+    "State": "sjq.states",
+    "job": "sjq.handler",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'sjq' has no attribute {name!r}")
+    return getattr(import_module(_WHERE[name]), name)

@@ -1,0 +1,300 @@
+"""`config.json` and the environment -> one frozen Config. The only reader of both.
+
+Every key is checked: nothing is accepted and ignored. A key of a feature that is not built is an unknown key.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from sjq.errors import ConfigError, UsageError
+from sjq.job import check_topic
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+REDIS_OPTIONS: Mapping[str, type] = {
+    "client_name": str,
+    "db": int,
+    "health_check_interval": int,
+    "host": str,
+    "max_connections": int,
+    "password": str,
+    "port": int,
+    "socket_connect_timeout": float,
+    "socket_keepalive": bool,
+    "socket_timeout": float,
+    "ssl": bool,
+    "ssl_ca_certs": str,
+    "ssl_ca_path": str,
+    "ssl_cert_reqs": str,
+    "ssl_certfile": str,
+    "ssl_check_hostname": bool,
+    "ssl_keyfile": str,
+    "ssl_keyfile_password": str,
+    "unix_socket_path": str,
+    "username": str,
+}
+"""The keyword arguments of a Redis client that `redis` may hold."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopicPolicy:
+    """How the jobs of one topic are run. Each key may stand in `defaults` too, but for `script`."""
+
+    concurrency: int = 1
+    """How many jobs of the topic a worker runs at once."""
+    kill_after: float = 1.0
+    """Seconds between SIGTERM and SIGKILL when a job's processes are stopped."""
+    losses: int = 3
+    """How often a job may be lost with its worker before it is `failed`."""
+    script: str | None = None
+    """The handler's file in `topics/`; None is `<topic>.py`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerPolicy:
+    """How a worker behaves."""
+
+    grace: float = 30.0
+    """Seconds that running jobs have to end after SIGTERM, before they are stopped and released."""
+    lease: float = 15.0
+    """Seconds after which a silent worker counts as dead; it renews at every third of that."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """All settings of a project."""
+
+    root: Path
+    """The project's folder: where `topics/` is, and the current directory of handlers."""
+    job_data: Path
+    broker: str | None = None
+    """A broker's URL; None with no `redis` either is the embedded server."""
+    redis: Mapping[str, object] | None = None
+    """Keyword arguments of a Redis client."""
+    prefix: str = ""
+    """What every key in Redis starts with."""
+    events_length: int | None = 100_000
+    """How many events the stream keeps, about; None is all of them."""
+    defaults: TopicPolicy = field(default_factory=TopicPolicy)
+    topics: Mapping[str, TopicPolicy] = field(default_factory=dict)
+    worker: WorkerPolicy = field(default_factory=WorkerPolicy)
+
+    def policy(self, topic: str) -> TopicPolicy:
+        """Return the policy of `topic`, configured by name or not."""
+        return self.topics.get(topic, self.defaults)
+
+    @property
+    def topics_folder(self) -> Path:
+        """Where the handlers' scripts are."""
+        return self.root / "topics"
+
+    @property
+    def state_folder(self) -> Path:
+        """Where sjq keeps what it can make again: environments, the embedded server, the handler package."""
+        return self.root / ".sjq"
+
+
+def duration(value: object) -> float:
+    """Return seconds for a number of seconds, or for `500ms`, `30s`, `10m`, `2h`, `1d`; else ValueError."""
+    if isinstance(value, str) and (match := _DURATION.fullmatch(value.strip())):
+        return float(match[1]) * _UNIT_S[match[2]]
+    if isinstance(value, str) and re.fullmatch(r"\d+(\.\d+)?", value.strip()):
+        return float(value)
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf"):
+        return float(value)
+    raise ValueError("seconds as a number, or a text such as 500ms, 30s, 10m, 2h, 1d")
+
+
+def load(folder: Path | None = None, environ: Mapping[str, str] = os.environ) -> Config:
+    """Return the configuration of the project in `folder`, by default the current directory.
+
+    `SJQ_CONFIG` names another file, whose folder is then the project's; `SJQ_BROKER` and `SJQ_JOB_DATA` win
+    over the file. Raises ConfigError.
+    """
+    folder = (folder or Path.cwd()).absolute()
+    path = folder / "config.json"
+    if named := environ.get("SJQ_CONFIG"):
+        path = folder / named
+        if not path.is_file():
+            raise ConfigError(f"SJQ_CONFIG names {named!r}, which is no file: correct it or unset it")
+    config = _read(path) if path.is_file() else Config(root=folder, job_data=folder / "job_data")
+    if broker := environ.get("SJQ_BROKER"):
+        config = replace(config, broker=_broker_url(broker, "SJQ_BROKER"), redis=None)
+    if job_data := environ.get("SJQ_JOB_DATA"):
+        config = replace(config, job_data=config.root / job_data)
+    return config
+
+
+def _read(path: Path) -> Config:
+    try:
+        content = msgspec.json.decode(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"{path.name} cannot be read: {error.strerror}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"{path.name} is not JSON: {error}") from None
+    reader = _Reader(path.name)
+    top = reader.table(content, "", _TOP)
+    if "redis" in top and "broker" in top:
+        raise ConfigError(f'{path.name} has both "redis" and "broker": keep the one that is meant')
+    defaults = TopicPolicy(**reader.table(top.get("defaults", {}), "defaults", _POLICY))
+    root = path.parent.absolute()
+    return Config(
+        root=root,
+        job_data=root / "job_data",
+        broker=_url_of(top, reader),
+        redis=_options_of(top, reader),
+        prefix=top.get("prefix", ""),
+        events_length=reader.table(top.get("events", {}), "events", _EVENTS).get("length", 100_000),
+        defaults=defaults,
+        topics=_topic_policies(top.get("topics", {}), reader, defaults),
+        worker=WorkerPolicy(**reader.table(top.get("worker", {}), "worker", _WORKER)),
+    )
+
+
+def _topic_policies(table: object, reader: _Reader, defaults: TopicPolicy) -> dict[str, TopicPolicy]:
+    if not isinstance(table, dict):
+        raise reader.wrong("topics", table, "an object of topics")
+    policies = {}
+    checks = {**_POLICY, "script": _script}
+    for topic, keys in table.items():
+        try:
+            check_topic(topic)
+        except UsageError as error:
+            raise ConfigError(f"{reader.file}: topics: {error}") from None
+        policies[topic] = replace(defaults, **reader.table(keys, f"topics.{topic}", checks))
+    return policies
+
+
+def _url_of(top: Mapping[str, object], reader: _Reader) -> str | None:
+    for key in ("broker", "redis"):
+        if isinstance(url := top.get(key), str):
+            return _broker_url(url, f"{reader.file}: {key}")
+    return None
+
+
+def _options_of(top: Mapping[str, object], reader: _Reader) -> Mapping[str, object] | None:
+    if not isinstance(options := top.get("redis"), dict):
+        return None
+    return reader.table(options, "redis", {name: _typed(kind) for name, kind in REDIS_OPTIONS.items()})
+
+
+def _broker_url(url: str, where: str) -> str:
+    schemes = ("redis://", "rediss://", "unix://", "memory://", "embedded://")
+    if not url.startswith(schemes):
+        raise ConfigError(f"{where}: {without_password(url)!r} is no broker's URL: expected {', '.join(schemes)}")
+    return url
+
+
+def without_password(url: str) -> str:
+    """Return `url` as it may be shown."""
+    return re.sub(r"(://[^:/@]*:)[^@]*@", r"\1***@", url)
+
+
+_Check = Callable[[object], object]
+
+
+class _Reader:
+    """Checks tables of one file; its errors name the file and the path inside it."""
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+
+    def table(self, value: object, path: str, keys: Mapping[str, _Check]) -> dict[str, Any]:
+        """Return the checked values of a table; raise ConfigError at an unknown key or a wrong value."""
+        if not isinstance(value, dict):
+            raise self.wrong(path or "the file", value, "an object")
+        checked = {}
+        for key, item in value.items():
+            inside = f"{path}.{key}" if path else key
+            if key not in keys:
+                near = difflib.get_close_matches(key, keys, n=1)
+                hint = f'did you mean "{near[0]}"?' if near else f"known here: {', '.join(sorted(keys))}"
+                raise ConfigError(f'{self.file}: unknown key "{inside}"; {hint}')
+            try:
+                checked[key] = keys[key](item)
+            except ValueError as error:
+                raise self.wrong(inside, item, str(error)) from None
+        return checked
+
+    def wrong(self, path: str, value: object, expected: str) -> ConfigError:
+        """Return the error for a value that cannot be."""
+        shown = msgspec.json.encode(value).decode()
+        shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
+        return ConfigError(f"{self.file}: {path} is {shown}; expected {expected}")
+
+
+def _typed(kind: type) -> _Check:
+    names = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
+
+    def check(value: object) -> object:
+        accepted = isinstance(value, int | float) if kind is float else isinstance(value, kind)
+        if not accepted or (isinstance(value, bool) and kind is not bool):
+            raise ValueError(names[kind])
+        return value
+
+    return check
+
+
+def _at_least_one(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError("a whole number from 1")
+    return value
+
+
+def _some_time(value: object) -> float:
+    if (seconds := duration(value)) <= 0:
+        raise ValueError("more than no time at all")
+    return seconds
+
+
+def _length(value: object) -> int | None:
+    if value is None:
+        return None
+    try:
+        return _at_least_one(value)
+    except ValueError:
+        raise ValueError("a whole number from 1, or null for no limit") from None
+
+
+def _script(value: object) -> str:
+    if not isinstance(value, str) or "/" in value or not value.endswith(".py"):
+        raise ValueError("the name of a .py file in topics/")
+    return value
+
+
+def _url_or_options(value: object) -> object:
+    if not isinstance(value, str | dict):
+        raise ValueError("a URL, or an object with the arguments of a Redis client")
+    return value
+
+
+def _anything(value: object) -> object:
+    return value
+
+
+_POLICY: Mapping[str, _Check] = {
+    "concurrency": _at_least_one,
+    "kill_after": duration,
+    "losses": _at_least_one,
+}
+_WORKER: Mapping[str, _Check] = {"grace": duration, "lease": _some_time}
+_EVENTS: Mapping[str, _Check] = {"length": _length}
+_TOP: Mapping[str, _Check] = {
+    "broker": _typed(str),
+    "defaults": _anything,
+    "events": _anything,
+    "prefix": _typed(str),
+    "redis": _url_or_options,
+    "topics": _anything,
+    "worker": _anything,
+}

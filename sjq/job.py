@@ -1,0 +1,364 @@
+"""Plain values: a job's message, its lease, its outcome, and a job as people see it. No I/O here."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import msgspec
+
+from sjq import clock
+from sjq.errors import MessageError, UsageError
+from sjq.states import Reason, State
+
+MOST_NEXT_JOBS = 10_000
+LONGEST_ID_BYTES = 512
+
+_TOPIC = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+_BASE32 = "abcdefghijklmnopqrstuvwxyz234567"
+
+
+def check_topic(topic: str) -> str:
+    """Return `topic` when it obeys the rule for names of topics; raise UsageError otherwise."""
+    if not _TOPIC.fullmatch(topic):
+        shown = topic if len(topic) <= 80 else f"{topic[:77]}..."
+        raise UsageError(
+            f"{shown!r} cannot be the name of a topic: it takes 1 to 128 letters, digits, '_', '.' and '-', "
+            "and the first must be a letter or a digit"
+        )
+    return topic
+
+
+def make_id(topic: str) -> str:
+    """Return a new id, for example `20261121T231501.123456Z-resize-7f3k2q`: sorts by time, safe as a name."""
+    at = datetime.fromtimestamp(clock.now(), UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+    return f"{at}-{topic}-{''.join(secrets.choice(_BASE32) for _ in range(6))}"
+
+
+def id_from_bytes(raw: bytes) -> str:
+    """Return the id that a queue holds as `raw`; bytes that are no UTF-8 survive the way there and back."""
+    return raw.decode("utf-8", "surrogateescape")
+
+
+def id_to_bytes(job_id: str) -> bytes:
+    """Undo `id_from_bytes`."""
+    return job_id.encode("utf-8", "surrogateescape")
+
+
+def shown(job_id: str) -> str:
+    """Return an id as a terminal may show it: what is no plain text in it stands there escaped."""
+    text = id_to_bytes(job_id).decode("utf-8", "backslashreplace")
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def check_id(job_id: str) -> str:
+    """Return `job_id` when it may name a job; raise MessageError otherwise."""
+    if not job_id:
+        raise MessageError("the id is empty: an id is any non-empty text of up to 512 bytes without NUL")
+    try:
+        size = len(job_id.encode("utf-8"))
+    except UnicodeEncodeError:
+        raise MessageError(f"the id {id_to_bytes(job_id)!r} is not UTF-8: push it as UTF-8") from None
+    if size > LONGEST_ID_BYTES:
+        raise MessageError(f"the id {job_id[:40]!r}... has {size} bytes: {LONGEST_ID_BYTES} are the most")
+    if "\0" in job_id:
+        raise MessageError(f"the id {job_id!r} holds a NUL: leave it out")
+    return job_id
+
+
+def make_fence(worker: str, number: int) -> str:
+    """Return the fence of a worker's `number`th lease."""
+    return f"{worker}.{number}"
+
+
+def worker_of(fence: str) -> str:
+    """Return the worker that made a fence."""
+    return fence.rpartition(".")[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """A job as it is stored in a queue."""
+
+    job_id: str
+    topic: str
+    data: bytes
+    """The job's data as JSON text, to the byte as its producer wrote it."""
+    parent_job_id: str | None = None
+    attachment: bytes | None = None
+    created_at: str | None = None
+    inherited: Mapping[str, msgspec.Raw] = field(default_factory=dict)
+    """`labels`, `requester`, `traceparent` and `hops`, which next jobs take over from their parent."""
+
+    def encode(self) -> bytes:
+        """Return the JSON text of section 5 of the design, without the attachment."""
+        wire: dict[str, object] = {"job_id": self.job_id, "data": msgspec.Raw(self.data)}
+        if self.parent_job_id is not None:
+            wire["parent_job_id"] = self.parent_job_id
+        if self.attachment is not None:
+            wire["attachment"] = True
+        wire["topic"] = self.topic
+        wire["created_at"] = self.created_at
+        wire.update(self.inherited)
+        return msgspec.json.encode(wire)
+
+    def next(self, topic: str, data: bytes, *, attachment: bytes | None = None) -> Message:
+        """Return a new message for the job that follows this one on `topic`."""
+        inherited = dict(self.inherited)
+        inherited["hops"] = msgspec.Raw(str(self.hops + 1).encode())
+        return Message(
+            job_id=make_id(topic),
+            topic=topic,
+            data=data,
+            parent_job_id=self.job_id,
+            attachment=attachment,
+            created_at=clock.rfc3339(clock.now()),
+            inherited=inherited,
+        )
+
+    @property
+    def created_s(self) -> float | None:
+        """When the job was made, in seconds since the epoch; None when its producer did not say."""
+        try:
+            return clock.from_rfc3339(self.created_at or "")
+        except ValueError:
+            return None
+
+    @property
+    def hops(self) -> int:
+        """How many jobs came before this one in its chain."""
+        try:
+            return max(0, msgspec.json.decode(self.inherited.get("hops", b"0"), type=int))
+        except msgspec.DecodeError:
+            return 0
+
+
+def new_message(
+    topic: str, data: object, *, parent_job_id: str | None = None, attachment: bytes | None = None
+) -> Message:
+    """Return the message of a new job; `data` is any JSON value, or JSON text as `msgspec.Raw`."""
+    check_topic(topic)
+    if parent_job_id is not None:
+        check_id(parent_job_id)
+    return Message(
+        job_id=make_id(topic),
+        topic=topic,
+        data=encode_data(data),
+        parent_job_id=parent_job_id,
+        attachment=attachment,
+        created_at=clock.rfc3339(clock.now()),
+    )
+
+
+def encode_data(data: object) -> bytes:
+    """Return `data` as JSON text; raise MessageError when it is no JSON value."""
+    if isinstance(data, msgspec.Raw):
+        return check_json(bytes(data), "the data")
+    _refuse_non_numbers(data, "data")
+    try:
+        return msgspec.json.encode(data)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise MessageError(f"the data is not a JSON value: {error}") from error
+
+
+def _refuse_non_numbers(value: object, where: str) -> None:
+    """Raise MessageError at a NaN or an infinity, which the encoder would silently turn into null."""
+    if isinstance(value, float) and value - value != 0.0:
+        raise MessageError(f"{where} is {value}, which JSON cannot hold: use null or a string")
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _refuse_non_numbers(item, f"{where}.{key}")
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            _refuse_non_numbers(item, f"{where}[{index}]")
+
+
+def check_json(text: bytes, what: str) -> bytes:
+    """Return `text` stripped when it is one JSON value in UTF-8; raise MessageError otherwise."""
+    try:
+        text.decode("utf-8")
+        return bytes(msgspec.json.decode(b"[%b]" % text.strip(), type=tuple[msgspec.Raw])[0])
+    except UnicodeDecodeError as error:
+        raise MessageError(f"{what} is not UTF-8 (byte {error.start})") from None
+    except msgspec.ValidationError:
+        raise MessageError(f"{what} is not one JSON value, but none or several") from None
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise MessageError(f"{what} is not JSON: {_without_position(error)}") from None
+
+
+def _without_position(error: Exception) -> str:
+    """Return the parser's words; the byte it names counts from a wrapper that the user never saw."""
+    return re.sub(r"^JSON is malformed: | \(byte \d+\)$", "", str(error))
+
+
+class _Wire(msgspec.Struct):
+    """The fields of a message that sjq reads; all others stay in the broker, unread."""
+
+    data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    parent_job_id: str | None = None
+    attachment: bool | None = None
+    created_at: msgspec.Raw = msgspec.Raw(b"null")
+    priority: msgspec.Raw = msgspec.Raw(b"null")
+    run_at: msgspec.Raw = msgspec.Raw(b"null")
+    labels: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    requester: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    traceparent: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    hops: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+_wire = msgspec.json.Decoder(_Wire)
+
+
+def decode_message(
+    job_id: str, topic: str, text: bytes | None, attachment: Callable[[], bytes | None] = lambda: None
+) -> Message:
+    """Return the message that a queue holds under `job_id`; raise MessageError when it is malformed.
+
+    `attachment` fetches the attachment; it is asked only for a message that says it has one.
+    """
+    check_id(job_id)
+    if text is None:
+        raise MessageError("the id waits in the queue, but has no message: SET job_data:<id> before the push")
+    try:
+        text.decode("utf-8")
+        wire = _wire.decode(text)
+    except UnicodeDecodeError as error:
+        raise MessageError(f"the message is not UTF-8 (byte {error.start})") from None
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise MessageError(f"the message is no JSON object of the right form: {error}") from None
+    if wire.data is msgspec.UNSET:
+        raise MessageError('the message has no "data": a message is {"job_id": ..., "data": ...}')
+    if bytes(wire.priority) not in (b"null", b"0"):
+        raise MessageError(f'"priority": {_shown(wire.priority)} is not supported yet: leave it out')
+    if bytes(wire.run_at) != b"null":
+        raise MessageError(f'"run_at": {_shown(wire.run_at)} is not supported yet: leave it out')
+    if wire.parent_job_id is not None:
+        try:
+            check_id(wire.parent_job_id)
+        except MessageError as error:
+            raise MessageError(f'"parent_job_id": {error}') from None
+    attached = attachment() if wire.attachment else None
+    if wire.attachment and attached is None:
+        raise MessageError("the message says that it has an attachment, but job_attachment:<id> is not there")
+    return Message(
+        job_id=job_id,
+        topic=topic,
+        data=bytes(wire.data),
+        parent_job_id=wire.parent_job_id,
+        attachment=attached,
+        created_at=_text_or_none(wire.created_at),
+        inherited={
+            name: msgspec.Raw(bytes(value))
+            for name in ("labels", "requester", "traceparent", "hops")
+            if isinstance(value := getattr(wire, name), msgspec.Raw)
+        },
+    )
+
+
+def _shown(raw: msgspec.Raw) -> str:
+    return bytes(raw)[:40].decode("utf-8", "replace")
+
+
+def _text_or_none(raw: msgspec.Raw) -> str | None:
+    try:
+        return msgspec.json.decode(raw, type=str | None)
+    except msgspec.DecodeError:
+        return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """A worker's right to settle one attempt of one job."""
+
+    message: Message
+    fence: str
+    attempt: int
+    taken_at: float
+    """Seconds since the epoch, by the broker's clock."""
+    queued_s: float | None
+    """How long the job waited; None when its producer did not say since when."""
+    earlier: tuple[Mapping[str, object], ...] = ()
+    """One short entry for each earlier attempt."""
+
+    @property
+    def job_id(self) -> str:
+        """The job's id."""
+        return self.message.job_id
+
+    @property
+    def topic(self) -> str:
+        """The topic from which the job was taken."""
+        return self.message.topic
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Malformed:
+    """An id that was taken, could not be a job, and is `failed` already."""
+
+    job_id: str
+    topic: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How an attempt ended: what `settle` makes of it."""
+
+    state: State
+    """`succeeded`, `failed`, or `incoming` for a release."""
+    reason: Reason | None = None
+    why: str | None = None
+    """One sentence for people."""
+    next_jobs: tuple[Message, ...] = ()
+
+
+def succeeded(next_jobs: Iterable[Message] = ()) -> Outcome:
+    """The attempt did its work; `next_jobs` are born in the same step."""
+    return Outcome(state=State.SUCCEEDED, next_jobs=tuple(next_jobs))
+
+
+def failed(reason: Reason, why: str) -> Outcome:
+    """The attempt failed, for one reason and in one sentence."""
+    return Outcome(state=State.FAILED, reason=reason, why=why)
+
+
+def released(why: str) -> Outcome:
+    """The attempt was interrupted through no fault of the job, which waits again."""
+    return Outcome(state=State.INCOMING, why=why)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A job as a broker knows it, or as its record on this host tells."""
+
+    job_id: str
+    topic: str | None
+    state: State
+    parent_job_id: str | None = None
+    attempt: int = 0
+    created_at: str | None = None
+    since: float | None = None
+    """When the job came into its state, in seconds since the epoch; None when nobody noted it."""
+    worker: str | None = None
+    reason: Reason | None = None
+    why: str | None = None
+    fence: str | None = None
+    """The fence of the last lease; what seals and publishes records."""
+    data: bytes | None = None
+    """JSON text; None where it was not asked for or is no longer known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobEvent:
+    """One state change of one job, as the event stream has it."""
+
+    id: str
+    """The position in the stream, for `events(after=...)`."""
+    event: str
+    job_id: str
+    topic: str
+    details: Mapping[str, str]
+    """`parent`, `fence`, `attempt`, `reason`, `why`, where they apply."""
