@@ -1,0 +1,19 @@
+"""Where jobs wait and their states live."""
+
+from __future__ import annotations
+
+from sjq.brokers.base import Broker
+from sjq.config import Config
+
+
+def open_broker(config: Config) -> Broker:
+    """Return the broker that the configuration names; without any, the embedded one."""
+    # Each is imported where it is opened: a command pays for the broker that it uses.
+    from sjq.brokers import redis  # noqa: PLC0415
+
+    url = config.broker or ""
+    if url.startswith("memory://"):
+        return redis.open_memory(config)
+    if url.startswith(("redis://", "rediss://", "unix://")) or config.redis is not None:
+        return redis.open_server(config)
+    return redis.open_embedded(config)

@@ -1,0 +1,206 @@
+"""The contract of brokers: where jobs wait and their states live. Every broker passes `tests/conformance/`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from sjq.job import Job, JobEvent, Lease, Malformed, Message, Outcome
+from sjq.states import State
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holder:
+    """Who holds a topic's lock."""
+
+    topic: str
+    worker: str
+    facts: Mapping[str, str]
+    """What the broker knows of the worker, for `identity.is_dead`; empty when it knows nothing (any more)."""
+    expires: bool
+    """False for the lock of an older sjq, which nobody renews."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recovered:
+    """A job whose worker is gone, and what became of it."""
+
+    job_id: str
+    worker: str
+    state: State
+    """`incoming`, or `failed` when it was lost too often."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pulse:
+    """What a heartbeat brought back."""
+
+    lost_locks: frozenset[str]
+    lost_leases: frozenset[str]
+    """Fences that no longer are the fences of their jobs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """How many jobs of a topic are in which state."""
+
+    topic: str
+    states: Mapping[State, int]
+    totals: Mapping[str, int] = field(default_factory=dict)
+    """How often each event happened since the counters began; `succeeded` among them."""
+
+
+class Broker(ABC):
+    """Where jobs wait and their states live. Thread-safe.
+
+    Every method raises BrokerDown when the broker does not answer.
+    """
+
+    # What programs and people create.
+
+    @abstractmethod
+    def create(self, messages: Sequence[Message]) -> None:
+        """Let the jobs wait, each with its event. Repeating it after a lost answer creates nothing twice."""
+
+    # The life of an attempt.
+
+    @abstractmethod
+    def take(
+        self, topic: str, worker: str, fence: str, *, published: Collection[str] = (), again: bool = False
+    ) -> Lease | Malformed | None:
+        """Lease the next job of `topic` under `fence`, which no lease ever had before. Never blocks.
+
+        What cannot be a job is settled as `failed (message)` and comes back as Malformed; None is an empty queue.
+        `published` are ids whose records are in place. With `again`, the call repeats one whose answer was lost:
+        it returns the job that the lost call took, if it took one.
+        """
+
+    @abstractmethod
+    def settle(self, lease: Lease, outcome: Outcome) -> bool:
+        """End the attempt: its end, its next jobs, the counters and the event are one step.
+
+        True when this call ended it, False when an earlier one with the same fence had. Raises LeaseLost when
+        `lease` is no longer the job's current one.
+        """
+
+    @abstractmethod
+    def confirm(self, job_ids: Collection[str]) -> None:
+        """Note that the records of these ended jobs are published, so that their stubs may expire."""
+
+    # Workers.
+
+    @abstractmethod
+    def heartbeat(
+        self,
+        worker: str,
+        facts: Mapping[str, str],
+        *,
+        lease_s: float,
+        topics: Collection[str] = (),
+        leases: Collection[Lease] = (),
+    ) -> Pulse:
+        """Keep the worker and its locks alive for `lease_s`, in one round trip; say what it lost meanwhile."""
+
+    @abstractmethod
+    def leave(self, worker: str, topics: Collection[str]) -> None:
+        """Forget the worker and free its locks."""
+
+    @abstractmethod
+    def workers(self) -> dict[str, dict[str, str]]:
+        """Return the facts of every worker that is alive, by id."""
+
+    @abstractmethod
+    def lock(self, topics: Collection[str], worker: str, lease_s: float) -> Sequence[Holder]:
+        """Lock all of `topics` for the worker, or none; return who holds those that are not free."""
+
+    @abstractmethod
+    def unlock(self, holder: Holder) -> bool:
+        """Free a topic if `holder` still is its holder; tell whether it was."""
+
+    @abstractmethod
+    def holders(self, topics: Collection[str]) -> Sequence[Holder]:
+        """Return who holds which of `topics`."""
+
+    @abstractmethod
+    def suspects(self, topics: Collection[str]) -> Mapping[str, Mapping[str, Mapping[str, str]]]:
+        """Return, by topic, the workers of its leased jobs with their facts, which are empty for those not alive.
+
+        The empty id stands for jobs that are leased to nobody, as an older sjq left them.
+        """
+
+    @abstractmethod
+    def recover(
+        self, topic: str, *, dead: Collection[str], expired: Collection[str], losses: int
+    ) -> Sequence[Recovered]:
+        """Take the jobs of gone workers (as `suspects` names them) back, to be taken next in their old order.
+
+        `dead` ones are gone beyond doubt; `expired` ones only if they are still not alive when it happens. A job
+        that was lost `losses` times is `failed (lost)`.
+        """
+
+    @abstractmethod
+    def wakeup(self, topics: Collection[str] | None, worker: str) -> Wakeup:
+        """Return what tells the worker that topics may have work; None is every topic there is or will be."""
+
+    # What people ask for. These may take time in proportion to what they look at.
+
+    @abstractmethod
+    def get(self, job_id: str) -> Job | None:
+        """Return the job with its data, or None when the broker does not know it."""
+
+    @abstractmethod
+    def find(self, prefix: str, limit: int) -> Sequence[str]:
+        """Return up to `limit` ids that the broker knows and that start with `prefix`."""
+
+    @abstractmethod
+    def list(self, topic: str, state: State, *, after: int = 0, limit: int = 100) -> Sequence[Job]:
+        """Return jobs of a topic in a state, in the order in which they stand there, from position `after`."""
+
+    @abstractmethod
+    def topics(self) -> Sequence[str]:
+        """Return every topic that the broker has heard of, sorted."""
+
+    @abstractmethod
+    def counts(self, topics: Collection[str]) -> Sequence[Counts]:
+        """Return how many jobs of each topic are in which state."""
+
+    @abstractmethod
+    def requeue(self, topic: str, states: Collection[State], job_ids: Collection[str] | None = None) -> Sequence[str]:
+        """Send ended jobs of a topic back to wait, to be taken next in their old order; return their ids."""
+
+    @abstractmethod
+    def delete(self, job_ids: Collection[str]) -> Sequence[str]:
+        """Forget ended jobs; return the ids of those that were. Raises WrongState for a job that has not ended."""
+
+    @abstractmethod
+    def events(self, after: str = "0", limit: int = 1000) -> Sequence[JobEvent]:
+        """Return events behind position `after`, oldest first."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """Return where the broker is, without secrets."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free what the broker holds on this side."""
+
+
+class Wakeup(ABC):
+    """Tells a worker that topics may have work. False alarms are allowed, missed ones are not."""
+
+    @abstractmethod
+    def mark(self) -> int:
+        """Return a mark of now, to be set before the take that turns out empty."""
+
+    @abstractmethod
+    def wait(self, mark: int, timeout_s: float) -> int:
+        """Return a later mark as soon as something happened since `mark`, or `mark` after `timeout_s`."""
+
+    @abstractmethod
+    def poke(self) -> None:
+        """Wake everybody who waits."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Stop listening."""

@@ -1,0 +1,84 @@
+"""Jobs in Redis or Valkey: a server by URL, the embedded one, or fakeredis in this process's memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from functools import cache
+
+import redis
+
+from sjq.brokers.base import Wakeup
+from sjq.brokers.redis.broker import RedisBroker
+from sjq.brokers.redis.connection import Server, connect
+from sjq.brokers.redis.wakeup import PolledWakeup
+from sjq.config import Config, without_password
+from sjq.errors import ConfigError
+
+MEMORY_POLL_S = 0.005
+
+
+def open_server(config: Config) -> RedisBroker:
+    """Return a broker on the server that the configuration names by URL or by arguments."""
+    where = without_password(config.broker) if config.broker else _shown(config.redis or {})
+    return RedisBroker(_server(config, where, config.broker, config.redis))
+
+
+def open_embedded(config: Config) -> RedisBroker:
+    """Return a broker on the project's own server, started or joined; closing it leaves the server."""
+    from sjq.brokers.redis.embedded import join  # noqa: PLC0415 - only projects without a server need it
+
+    membership = join(config.state_folder / "redis")
+    where = f"the embedded server of {config.root}"
+    return _EmbeddedBroker(_server(config, where, f"unix://{membership.socket}", None), membership.close)
+
+
+def open_memory(config: Config) -> RedisBroker:
+    """Return a broker in this process's memory; brokers of one process with the same URL share it."""
+    try:
+        import fakeredis  # noqa: F401, PLC0415 - an extra
+    except ImportError:
+        raise ConfigError("memory:// needs fakeredis: install the extra, as in uv add 'sjq[memory]'") from None
+    server = Server(
+        _memory_client(config.broker or "memory://"),
+        prefix=config.prefix,
+        events_length=config.events_length,
+        where="memory",
+    )
+    return _MemoryBroker(server)
+
+
+@cache
+def _memory_client(url: str) -> redis.Redis:
+    import fakeredis  # noqa: PLC0415 - an extra
+
+    del url  # the key under which the server is kept
+    return fakeredis.FakeRedis(server=fakeredis.FakeServer(version=(7, 0)))
+
+
+class _EmbeddedBroker(RedisBroker):
+    def __init__(self, server: Server, leave_server: Callable[[], None]) -> None:
+        super().__init__(server)
+        self._leave_server = leave_server
+
+    def close(self) -> None:
+        """Close the connections and leave the server, which stops when nobody else uses it."""
+        super().close()
+        self._leave_server()
+
+
+class _MemoryBroker(RedisBroker):
+    def wakeup(self, topics: Collection[str] | None, worker: str) -> Wakeup:
+        """Poll: fakeredis sends no notices, and looking costs next to nothing."""
+        del topics, worker
+        return PolledWakeup(MEMORY_POLL_S)
+
+
+def _server(config: Config, where: str, url: str | None, options: Mapping[str, object] | None) -> Server:
+    return Server(connect(url, options), prefix=config.prefix, events_length=config.events_length, where=where)
+
+
+def _shown(options: Mapping[str, object]) -> str:
+    if path := options.get("unix_socket_path"):
+        return f"unix://{path}"
+    scheme = "rediss" if options.get("ssl") else "redis"
+    return f"{scheme}://{options.get('host', 'localhost')}:{options.get('port', 6379)}/{options.get('db', 0)}"

@@ -1,0 +1,244 @@
+"""The Redis broker: the life of a job, and the locks and heartbeats of workers."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+
+import msgspec
+
+from sjq.brokers.base import Holder, Pulse, Recovered, Wakeup
+from sjq.brokers.redis.connection import Server
+from sjq.brokers.redis.inspection import Inspection
+from sjq.brokers.redis.keys import STUB_SECONDS, Keys
+from sjq.brokers.redis.scripts import Argument
+from sjq.brokers.redis.wakeup import open_wakeup
+from sjq.errors import BrokerDown, LeaseLost, MessageError
+from sjq.job import Lease, Malformed, Message, Outcome, decode_message, failed, id_from_bytes, id_to_bytes
+from sjq.states import Reason, State
+
+MOST_JOBS_PER_CALL = 500
+MOST_BYTES_PER_CALL = 4 << 20
+
+
+class RedisBroker(Inspection):
+    """Jobs in a Redis or Valkey server."""
+
+    def __init__(self, server: Server) -> None:
+        super().__init__(server, Keys(server.prefix))
+
+    # What programs and people create.
+
+    def create(self, messages: Sequence[Message]) -> None:
+        """Let the jobs wait; chunks bound how long the server is busy, each is whole."""
+        for chunk in _chunks(messages):
+            self.server.run("create", _flat(chunk))
+
+    # The life of an attempt.
+
+    def take(
+        self, topic: str, worker: str, fence: str, *, published: Collection[str] = (), again: bool = False
+    ) -> Lease | Malformed | None:
+        """Lease the next job, and decode its message here, where a malformed one can be settled."""
+        answer: object = "more"
+        while answer in ("more", b"more"):
+            answer = self._take(topic, worker, fence, published, again=again)
+        if answer is None:
+            return None
+        assert isinstance(answer, list)  # noqa: S101 - the script's only other answer
+        raw_id, text, attempt, taken_ms, since_ms, history = answer
+        job_id = id_from_bytes(raw_id)
+        try:
+            message = decode_message(job_id, topic, text, lambda: self._attachment(job_id))
+        except MessageError as error:
+            self._refuse(job_id, topic, fence, str(error))
+            return Malformed(job_id=job_id, topic=topic, why=str(error))
+        taken_at = int(taken_ms) / 1000
+        return Lease(
+            message=message,
+            fence=fence,
+            attempt=attempt,
+            taken_at=taken_at,
+            queued_s=_queued(message, taken_at, since_ms),
+            earlier=tuple(msgspec.json.decode(b"[%b]" % history)) if history else (),
+        )
+
+    def _take(self, topic: str, worker: str, fence: str, published: Collection[str], *, again: bool) -> object:
+        def run(again: int) -> object:
+            named: dict[str, Argument] = {"topic": topic, "worker": worker, "fence": fence, "again": again}
+            stubs = [id_to_bytes(job_id) for job_id in published]
+            return self.server.run("take", stubs, repeat=False, stub_s=STUB_SECONDS, **named)
+
+        try:
+            return run(int(again))
+        except BrokerDown:
+            # Whether the job was taken is unknown: the fence in the repeated call finds it if it was.
+            return run(1)
+
+    def _attachment(self, job_id: str) -> bytes | None:
+        attachment: bytes | None = self.server.ask("GET", self.keys.job_attachment(job_id))
+        return attachment
+
+    def _refuse(self, job_id: str, topic: str, fence: str, why: str) -> None:
+        outcome = failed(Reason.MESSAGE, why)
+        self._settle(job_id, topic, fence, outcome)
+
+    def settle(self, lease: Lease, outcome: Outcome) -> bool:
+        """End the attempt in one script call."""
+        return self._settle(lease.job_id, lease.topic, lease.fence, outcome)
+
+    def _settle(self, job_id: str, topic: str, fence: str, outcome: Outcome) -> bool:
+        answer = self.server.run(
+            "settle",
+            _flat(outcome.next_jobs),
+            topic=topic,
+            id=id_to_bytes(job_id),
+            fence=fence,
+            outcome=str(outcome.state),
+            reason=str(outcome.reason or ""),
+            why=(outcome.why or "").encode("utf-8", "backslashreplace"),
+        )
+        if answer < 0:
+            raise LeaseLost(f"job {job_id} was given to another worker; what this attempt did is not counted")
+        return bool(answer)
+
+    def confirm(self, job_ids: Collection[str]) -> None:
+        """Let the stubs of published jobs expire."""
+        self.server.run("confirm", [id_to_bytes(job_id) for job_id in job_ids], stub_s=STUB_SECONDS)
+
+    # Workers.
+
+    def heartbeat(
+        self,
+        worker: str,
+        facts: Mapping[str, str],
+        *,
+        lease_s: float,
+        topics: Collection[str] = (),
+        leases: Collection[Lease] = (),
+    ) -> Pulse:
+        """Renew everything in one script call."""
+        flat: list[Argument] = [part for fact in facts.items() for part in fact]
+        flat += topics
+        for lease in leases:
+            flat += [id_to_bytes(lease.job_id), lease.fence]
+        lost_locks, lost_leases = self.server.run(
+            "heartbeat",
+            flat,
+            worker=worker,
+            lease_ms=_ms(lease_s),
+            facts_n=2 * len(facts),
+            topics_n=len(topics),
+        )
+        return Pulse(
+            lost_locks=frozenset(topic.decode() for topic in lost_locks),
+            lost_leases=frozenset(fence.decode() for fence in lost_leases),
+        )
+
+    def leave(self, worker: str, topics: Collection[str]) -> None:
+        """Delete the worker's hash and the locks that are still its own."""
+        self.server.run("leave", topics, worker=worker)
+
+    def workers(self) -> dict[str, dict[str, str]]:
+        """Return the hash of every worker."""
+        prefix = self.keys.worker("")
+        names = [name.decode("utf-8", "replace").removeprefix(prefix) for name in self.scan(f"{prefix}*")]
+        return {worker: facts for worker, facts in self._facts(names).items() if facts}
+
+    def lock(self, topics: Collection[str], worker: str, lease_s: float) -> Sequence[Holder]:
+        """Set all locks in one script call, or none."""
+        held = self.server.run("lock", topics, worker=worker, lease_ms=_ms(lease_s))
+        return self.holders([topic.decode() for topic in held]) if held else []
+
+    def unlock(self, holder: Holder) -> bool:
+        """Delete the lock if its value is still the holder's id."""
+        return bool(self.server.run("unlock", topic=holder.topic, holder=holder.worker))
+
+    def holders(self, topics: Collection[str]) -> Sequence[Holder]:
+        """Read the locks, and what is known of those who hold them."""
+        ordered = list(topics)
+        locks = [self.keys.lock(topic) for topic in ordered]
+        answers = self.server.ask_all((command, lock) for lock in locks for command in ("GET", "PTTL"))
+        held = {
+            topic: (value.decode("utf-8", "replace"), ttl > 0)
+            for topic, value, ttl in zip(ordered, answers[::2], answers[1::2], strict=True)
+            if value is not None
+        }
+        facts = self._facts({worker for worker, _ in held.values()})
+        return [
+            Holder(topic=topic, worker=worker, facts=facts[worker], expires=expires)
+            for topic, (worker, expires) in held.items()
+        ]
+
+    def suspects(self, topics: Collection[str]) -> Mapping[str, Mapping[str, Mapping[str, str]]]:
+        """Read whose jobs are in `processing`: three round trips, in time of the order of jobs in flight."""
+        ordered = list(topics)
+        lists = self.server.ask_all(("LRANGE", self.keys.processing(topic), 0, -1) for topic in ordered)
+        leased = [(topic, raw_id) for topic, ids in zip(ordered, lists, strict=True) for raw_id in ids]
+        if not leased:
+            return {}
+        states = (self.keys.job_state(id_from_bytes(raw_id)) for _, raw_id in leased)
+        workers = [(name or b"").decode() for name in self.server.ask_all(("HGET", key, "worker") for key in states)]
+        facts = self._facts(set(workers))
+        found: dict[str, dict[str, Mapping[str, str]]] = {}
+        for (topic, _), worker in zip(leased, workers, strict=True):
+            found.setdefault(topic, {})[worker] = facts[worker]
+        return found
+
+    def recover(
+        self, topic: str, *, dead: Collection[str], expired: Collection[str], losses: int
+    ) -> Sequence[Recovered]:
+        """Take back in one script call, which looks again at those that are only thought to have expired."""
+        answer = self.server.run("recover", [*dead, *expired], topic=topic, losses=losses, dead_n=len(dead))
+        return [
+            Recovered(job_id=id_from_bytes(raw_id), worker=worker.decode(), state=State(state.decode()))
+            for raw_id, worker, state in zip(answer[::3], answer[1::3], answer[2::3], strict=True)
+        ]
+
+    def wakeup(self, topics: Collection[str] | None, worker: str) -> Wakeup:
+        """Listen on a connection of its own."""
+        del worker  # orders to a worker come with cancelling
+        return open_wakeup(self.server, self.keys, topics)
+
+    def _facts(self, workers: Collection[str]) -> dict[str, dict[str, str]]:
+        ordered = sorted(workers)
+        answers = self.server.ask_all(("HGETALL", self.keys.worker(worker)) for worker in ordered)
+        return {
+            worker: {name.decode(): value.decode("utf-8", "replace") for name, value in facts.items()}
+            for worker, facts in zip(ordered, answers, strict=True)
+        }
+
+
+def _ms(seconds: float) -> int:
+    return max(1, round(seconds * 1000))
+
+
+def _flat(messages: Sequence[Message]) -> list[Argument]:
+    """Return messages as the scripts want them: topic, id, parent, message, attached, attachment of each."""
+    flat: list[Argument] = []
+    for message in messages:
+        attached = message.attachment is not None
+        parent = id_to_bytes(message.parent_job_id or "")
+        flat += [message.topic, id_to_bytes(message.job_id), parent, message.encode(), int(attached)]
+        flat.append(message.attachment or b"")
+    return flat
+
+
+def _chunks(messages: Sequence[Message]) -> Iterator[list[Message]]:
+    chunk: list[Message] = []
+    size = 0
+    for message in messages:
+        size += len(message.data) + len(message.attachment or b"")
+        chunk.append(message)
+        if len(chunk) == MOST_JOBS_PER_CALL or size > MOST_BYTES_PER_CALL:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def _queued(message: Message, taken_at: float, since_ms: bytes | None) -> float | None:
+    """Return how long a job waited: since it was sent back, or since its producer made it."""
+    if since_ms:
+        return max(0.0, taken_at - int(since_ms) / 1000)
+    created_at = message.created_s
+    return None if created_at is None else max(0.0, taken_at - created_at)

@@ -1,0 +1,105 @@
+"""One server: how to reach it, how to call a transition there, and what its errors mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from sjq.brokers.redis.scripts import Argument, script
+from sjq.config import without_password
+from sjq.errors import BrokerDown, ConfigError
+
+CONNECT_TIMEOUT_S = 5.0
+ANSWER_TIMEOUT_S = 20.0
+
+_NOT_NOW = ("LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "OOM", "READONLY", "TRYAGAIN", "CLUSTERDOWN", "BUSY")
+
+
+def connect(url: str | None, options: Mapping[str, object] | None) -> redis.Redis:
+    """Return a client for a URL or for keyword arguments. It connects at its first command."""
+    kwargs: dict[str, Any] = {
+        "protocol": 2,
+        # A repeated command is a decision of the broker, which knows what may be repeated and how.
+        "retry": Retry(NoBackoff(), 0),
+        "socket_connect_timeout": CONNECT_TIMEOUT_S,
+        "socket_timeout": ANSWER_TIMEOUT_S,
+        "socket_keepalive": True,
+    }
+    try:
+        if url is not None:
+            if url.startswith("unix:"):
+                del kwargs["socket_keepalive"]
+            return redis.Redis.from_url(url, **kwargs)
+        return redis.Redis(**{**kwargs, **(options or {})})
+    except (ValueError, TypeError) as error:
+        shown = without_password(url) if url else "the arguments in config.json"
+        raise ConfigError(f"{shown} cannot be used for a Redis client: {error}") from None
+
+
+class Server:
+    """A Redis or Valkey server, and the transitions that run in it."""
+
+    def __init__(self, client: redis.Redis, *, prefix: str, events_length: int | None, where: str) -> None:
+        self.client = client
+        self._execute: Callable[..., Any] = client.execute_command
+        self.prefix = prefix
+        self.length = "" if events_length is None else str(events_length)
+        self.where = where
+
+    def run(self, name: str, rest: Iterable[Argument] = (), *, repeat: bool = True, **named: Argument) -> Any:  # noqa: ANN401 - what a script answers is its own
+        """Run a transition; one whose answer was lost is repeated once, if that is safe (`repeat`)."""
+        transition = script(name)
+        named["prefix"] = self.prefix
+        if "length" in transition.names:
+            named["length"] = self.length
+        arguments = list(rest)
+        with self.errors():
+            try:
+                return transition(self._execute, arguments, **named)
+            except (redis.ConnectionError, redis.TimeoutError) as error:
+                if not repeat or isinstance(error, redis.AuthenticationError | redis.BusyLoadingError):
+                    raise
+                return transition(self._execute, arguments, **named)
+
+    def ask(self, *command: Argument) -> Any:  # noqa: ANN401 - what a server answers depends on the command
+        """Send one command."""
+        with self.errors():
+            return self._execute(*command)
+
+    def ask_all(self, commands: Iterable[tuple[Argument, ...]]) -> list[Any]:
+        """Send commands in one round trip."""
+        with self.errors(), self.client.pipeline(transaction=False) as pipe:
+            add: Callable[..., Any] = pipe.execute_command
+            for command in commands:
+                add(*command)
+            return pipe.execute()
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Translate what the client library raises into sjq's errors."""
+        try:
+            yield
+        except (redis.AuthenticationError, redis.exceptions.NoPermissionError) as error:
+            raise ConfigError(f"{self.where} refuses us: {error}; check the user and password") from error
+        except (redis.ConnectionError, redis.TimeoutError) as error:
+            raise BrokerDown(f"{self.where} cannot be reached: {_first_line(error)}") from error
+        except redis.exceptions.MovedError as error:
+            raise ConfigError(
+                f"{self.where} is part of a cluster, and does not hold our keys ({error}): connect to the node that "
+                'does, with a "prefix" that holds a hash tag, such as "{sjq}:"'
+            ) from error
+        except redis.ResponseError as error:
+            if str(error).startswith(_NOT_NOW):
+                raise BrokerDown(f"{self.where} cannot serve now: {_first_line(error)}") from error
+            if "unknown command" in str(error).lower() and "evalsha" in str(error).lower():
+                raise ConfigError(f"{self.where} has no Lua scripts: use Redis 7.0 or newer, or Valkey") from error
+            raise
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n", 1)[0] or type(error).__name__

@@ -1,0 +1,29 @@
+-- Keep a worker, its locks and the proof of its leases alive.
+-- One step and one round trip, so that a worker is never alive without its locks or the other way round.
+-- ARGV prefix worker lease_ms facts_n topics_n rest...  (rest: facts, topics, then id and fence of each lease)
+-- READS job_state:<id>  WRITES worker:<id> lock:<topic>
+-- RETURNS {topics whose lock is lost}, {fences that are lost}
+local me = key('worker', worker)
+redis.call('DEL', me)
+redis.call('HSET', me, unpack(rest, 1, tonumber(facts_n)))
+redis.call('PEXPIRE', me, lease_ms)
+local lost_locks, lost_leases = {}, {}
+local first = tonumber(facts_n) + 1
+local last = tonumber(facts_n) + tonumber(topics_n)
+for i = first, last do
+  local lock = key('lock', rest[i])
+  local holder = redis.call('GET', lock)
+  if not holder then
+    redis.call('SET', lock, worker, 'PX', lease_ms)
+  elseif holder == worker then
+    redis.call('PEXPIRE', lock, lease_ms)
+  else
+    lost_locks[#lost_locks + 1] = rest[i]
+  end
+end
+for i = last + 1, #rest, 2 do
+  if redis.call('HGET', key('job_state', rest[i]), 'fence') ~= rest[i + 1] then
+    lost_leases[#lost_leases + 1] = rest[i + 1]
+  end
+end
+return {lost_locks, lost_leases}

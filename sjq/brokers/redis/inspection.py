@@ -1,0 +1,230 @@
+"""The Redis broker's part for people: look at jobs, send them back, forget them. O(n), in bounded steps."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+
+from sjq.brokers.base import Broker, Counts
+from sjq.brokers.redis.connection import Server
+from sjq.brokers.redis.keys import Keys
+from sjq.brokers.redis.scripts import Argument
+from sjq.errors import MessageError, WrongState
+from sjq.job import Job, JobEvent, Message, decode_message, id_from_bytes, id_to_bytes
+from sjq.states import ENDED, Reason, State
+
+STEP = 500
+"""How many jobs one command looks at, so that the server is never busy for long."""
+
+_LISTS = {
+    State.INCOMING: "incoming",
+    State.PROCESSING: "processing",
+    State.FAILED: "failed",
+    State.TIMEDOUT: "failed",
+    State.CANCELLED: "failed",
+}
+
+
+class Inspection(Broker):
+    """What people ask of jobs in a Redis or Valkey server."""
+
+    def __init__(self, server: Server, keys: Keys) -> None:
+        self.server = server
+        self.keys = keys
+
+    def get(self, job_id: str) -> Job | None:
+        """Read the job's state and message; where a foreign job waits is searched for."""
+        state, text = self.server.ask_all(self._look_at(job_id))
+        if not state and text is None:
+            return None
+        message = _message(job_id, text)
+        job = _job(job_id, state, message)
+        if job.topic is None:
+            return self._located(job)
+        return job
+
+    def _located(self, job: Job) -> Job:
+        """Return the job with the topic in whose queue it waits, if it waits in one."""
+        topics = self.topics()
+        raw_id = id_to_bytes(job.job_id)
+        positions = self.server.ask_all(("LPOS", self.keys.incoming(topic), raw_id) for topic in topics)
+        for topic, position in zip(topics, positions, strict=True):
+            if position is not None:
+                return Job(
+                    job_id=job.job_id,
+                    topic=topic,
+                    state=job.state,
+                    parent_job_id=job.parent_job_id,
+                    created_at=job.created_at,
+                    data=job.data,
+                )
+        return job
+
+    def find(self, prefix: str, limit: int) -> Sequence[str]:
+        """Scan messages and states; a state without a message is the stub of a succeeded job."""
+        found: set[str] = set()
+        for kind in (self.keys.job_data(""), self.keys.job_state("")):
+            for name in self.scan(_literal(kind + id_to_bytes(prefix)) + b"*"):
+                found.add(id_from_bytes(name[len(kind) :]))
+                if len(found) >= limit:
+                    return sorted(found)
+        return sorted(found)
+
+    def list(self, topic: str, state: State, *, after: int = 0, limit: int = 100) -> Sequence[Job]:
+        """Read the state's list from position `after`; states that share a list are told apart by their hash."""
+        if state not in _LISTS:
+            return []
+        jobs: list[Job] = []
+        for ids in self._pages(f"{self.server.prefix}{_LISTS[state]}:{topic}", after):
+            jobs += [job for job in self._jobs(ids, topic, state) if job.state is state]
+            if len(jobs) >= limit:
+                break
+        return jobs[:limit]
+
+    def _pages(self, name: str, after: int = 0) -> Iterator[Sequence[str]]:
+        while True:
+            raw_ids = self.server.ask("LRANGE", name, after, after + STEP - 1)
+            if not raw_ids:
+                return
+            yield [id_from_bytes(raw_id) for raw_id in raw_ids]
+            after += STEP
+
+    def _jobs(self, ids: Sequence[str], topic: str, fallback: State) -> Sequence[Job]:
+        answers = self.server.ask_all(command for job_id in ids for command in self._look_at(job_id))
+        return [
+            _job(job_id, state, _message(job_id, text), topic, fallback)
+            for job_id, state, text in zip(ids, answers[::2], answers[1::2], strict=True)
+        ]
+
+    def _look_at(self, job_id: str) -> tuple[tuple[str, bytes], ...]:
+        return ("HGETALL", self.keys.job_state(job_id)), ("GET", self.keys.job_data(job_id))
+
+    def topics(self) -> Sequence[str]:
+        """Scan for queues and counters."""
+        found = set()
+        for kind in ("incoming:", "stats:"):
+            start = f"{self.server.prefix}{kind}".encode()
+            found |= {name[len(start) :].decode("utf-8", "replace") for name in self.scan(_literal(start) + b"*")}
+        return sorted(found)
+
+    def counts(self, topics: Collection[str]) -> Sequence[Counts]:
+        """Read lengths and counters. The jobs that ended badly share a list, and count as `failed` together."""
+        ordered = sorted(topics)
+        keys = self.keys
+        commands: list[tuple[str, str]] = []
+        for topic in ordered:
+            lists = (keys.incoming(topic), keys.processing(topic), keys.failed(topic))
+            commands += [*(("LLEN", name) for name in lists), ("HGETALL", keys.stats(topic))]
+        answers = iter(self.server.ask_all(commands))
+        return [
+            Counts(
+                topic=topic,
+                states={State.INCOMING: incoming, State.PROCESSING: processing, State.FAILED: failed},
+                totals={name.decode(): int(value) for name, value in stats.items()},
+            )
+            for topic, incoming, processing, failed, stats in zip(ordered, *[answers] * 4, strict=True)
+        ]
+
+    def requeue(self, topic: str, states: Collection[State], job_ids: Collection[str] | None = None) -> Sequence[str]:
+        """Send back from the end of the list to its beginning, so that the first to fail is the first to be taken."""
+        allowed = f",{','.join(states)},"
+        moved: list[str] = []
+        for ids in self._from_the_end(topic) if job_ids is None else [list(job_ids)]:
+            raw_ids = [id_to_bytes(job_id) for job_id in ids]
+            moved += map(id_from_bytes, self.server.run("requeue", raw_ids, topic=topic, states=allowed))
+        return moved[::-1]
+
+    def _from_the_end(self, topic: str) -> Iterator[Sequence[str]]:
+        """Yield the ids of a topic's ended jobs in steps from the end; removing what was yielded is allowed."""
+        name = self.keys.failed(topic)
+        end = self.server.ask("LLEN", name)
+        while end > 0:
+            start = max(0, end - STEP)
+            raw_ids = self.server.ask("LRANGE", name, start, end - 1)
+            yield [id_from_bytes(raw_id) for raw_id in raw_ids]
+            end = start
+
+    def delete(self, job_ids: Collection[str]) -> Sequence[str]:
+        """Forget ended jobs, after a look that names one that has not ended."""
+        ordered = list(job_ids)
+        for start in range(0, len(ordered), STEP):
+            self._refuse_unended(ordered[start : start + STEP])
+        gone: list[str] = []
+        for start in range(0, len(ordered), STEP):
+            raw_ids = [id_to_bytes(job_id) for job_id in ordered[start : start + STEP]]
+            gone += map(id_from_bytes, self.server.run("delete", raw_ids))
+        return gone
+
+    def _refuse_unended(self, ids: Sequence[str]) -> None:
+        commands: list[tuple[Argument, ...]] = []
+        for job_id in ids:
+            commands += [("HGET", self.keys.job_state(job_id), "state"), ("EXISTS", self.keys.job_data(job_id))]
+        answers = self.server.ask_all(commands)
+        for job_id, state, exists in zip(ids, answers[::2], answers[1::2], strict=True):
+            now = State(state.decode()) if state else State.INCOMING
+            if (state or exists) and now not in ENDED:
+                raise WrongState(f"job {job_id} is {now}: only jobs that have ended can be deleted")
+
+    def events(self, after: str = "0", limit: int = 1000) -> Sequence[JobEvent]:
+        """Read the stream behind `after`."""
+        start = f"({after}" if after != "0" else "-"
+        entries = self.server.ask("XRANGE", self.keys.events(), start, "+", "COUNT", limit)
+        events = []
+        for position, raw in entries:
+            fields = {name.decode(): id_from_bytes(value) for name, value in raw.items()}
+            event, job_id, topic = fields.pop("event"), fields.pop("id"), fields.pop("topic")
+            events.append(JobEvent(id=position.decode(), event=event, job_id=job_id, topic=topic, details=fields))
+        return events
+
+    def describe(self) -> str:
+        """Return where the server is."""
+        return self.server.where
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.server.client.close()
+
+    def scan(self, pattern: str | bytes) -> Iterator[bytes]:
+        """Yield the names of keys that match, each once or more often."""
+        with self.server.errors():
+            yield from self.server.client.scan_iter(match=pattern, count=2000)
+
+
+def _message(job_id: str, text: bytes | None) -> Message | None:
+    """Return the message as far as it can be read; people look at malformed ones too."""
+    try:
+        return decode_message(job_id, "", text, lambda: b"")
+    except MessageError:
+        return None
+
+
+def _job(
+    job_id: str,
+    state: dict[bytes, bytes],
+    message: Message | None,
+    topic: str | None = None,
+    now: State = State.INCOMING,
+) -> Job:
+    fields = {name.decode(): value.decode("utf-8", "replace") for name, value in state.items()}
+    since_ms = fields.get("end") or fields.get("taken" if fields.get("state") == "processing" else "since")
+    since = int(since_ms) / 1000 if since_ms else message.created_s if message else None
+    return Job(
+        job_id=job_id,
+        topic=fields.get("topic") or topic or (message.topic if message else None) or None,
+        state=State(fields.get("state", now)),
+        parent_job_id=message.parent_job_id if message else None,
+        attempt=int(fields.get("attempt", 0)),
+        created_at=message.created_at if message else None,
+        since=since,
+        worker=fields.get("worker"),
+        reason=Reason(fields["reason"]) if fields.get("reason") else None,
+        why=fields.get("why"),
+        fence=fields.get("fence"),
+        data=message.data if message else None,
+    )
+
+
+def _literal(pattern: bytes) -> bytes:
+    """Return a glob that matches only `pattern` itself."""
+    for special in b"\\*?[]":
+        pattern = pattern.replace(bytes([special]), b"\\" + bytes([special]))
+    return pattern

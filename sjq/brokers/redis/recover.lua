@@ -1,0 +1,44 @@
+-- processing -> incoming, or failed when lost too often: take back the jobs of workers that are gone.
+-- One step, so that a job is never in two lists or in none, and its old fence is worth nothing from then on. A worker
+-- that is only thought to have expired is looked at again here: it may have come back. The empty id stands for
+-- ids that an older sjq left in `processing` without any state.
+-- ARGV prefix length topic losses dead_n workers...  (workers: the dead, then those that are thought to have expired)
+-- WRITES processing:<topic> incoming:<topic> failed:<topic> job_state:<id> stats:<topic> events
+-- RETURNS id, worker and new state of each job
+local gone = {}
+for i = 1, #workers do
+  if i <= tonumber(dead_n) or redis.call('EXISTS', key('worker', workers[i])) == 0 then gone[workers[i]] = true end
+end
+local processing, recovered = key('processing', topic), {}
+local ids = redis.call('LRANGE', processing, 0, -1)
+for i = #ids, 1, -1 do
+  local id = ids[i]
+  local state = key('job_state', id)
+  local was = redis.call('HMGET', state, 'worker', 'state', 'fence')
+  local worker = was[1] or ''
+  if gone[worker] then
+    redis.call('LREM', processing, -1, id)
+    if was[2] and was[2] ~= 'processing' then
+      note('dropped', topic, id, 'state', was[2])  -- a second copy; the job is where its state says
+    else
+      local fence = was[3] or ''
+      if was[2] then remember(id, 'lost', 'lost') end
+      local lost = worker ~= '' and redis.call('HINCRBY', state, 'losses', 1) or 0
+      redis.call('HSET', state, 'topic', topic, 'fence', '')
+      local new = 'incoming'
+      if lost >= tonumber(losses) then
+        new = 'failed'
+        local why = 'it was lost with its worker ' .. lost .. ' times: look at what it does to its worker, then sjq retry'
+        redis.call('HSET', state, 'state', new, 'end', now_ms(), 'reason', 'lost', 'why', why)
+        redis.call('RPUSH', key('failed', topic), id)
+        note('lost', topic, id, 'fence', fence, 'reason', 'lost', 'why', why)
+      else
+        redis.call('HSET', state, 'state', new, 'since', now_ms())
+        redis.call('LPUSH', key('incoming', topic), id)
+        note('recovered', topic, id, 'fence', fence)
+      end
+      for _, value in ipairs({id, worker, new}) do recovered[#recovered + 1] = value end
+    end
+  end
+end
+return recovered

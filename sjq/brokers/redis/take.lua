@@ -1,0 +1,51 @@
+-- incoming -> processing: lease the next job under a fence that the worker made.
+-- One step, so that the id is always in a list, and leased to somebody while it is in `processing`. An id whose
+-- state is anything but none or incoming is dropped: it was pushed again. The stubs of published jobs start to expire.
+-- ARGV prefix length topic worker fence again stub_s published...
+-- READS job_data:<id>  WRITES incoming:<topic> processing:<topic> job_state:<id> stats:<topic> events
+-- RETURNS false when nothing waits, 'more' when it only dropped, or
+--   {id, message, attempt, taken ms, waiting since ms, history}
+for i = 1, #published do
+  local state = key('job_state', published[i])
+  if redis.call('HGET', state, 'state') == 'succeeded' then redis.call('EXPIRE', state, stub_s) end
+end
+
+local incoming, processing = key('incoming', topic), key('processing', topic)
+
+local function leased(id)
+  local message = redis.pcall('GET', key('job_data', id))
+  local was = redis.call('HMGET', key('job_state', id), 'attempt', 'taken', 'since', 'history')
+  if type(message) == 'table' then message = false end
+  return {id, message, tonumber(was[1]), was[2], was[3], was[4]}
+end
+
+-- The answer to the first call was lost: what it took is ours already.
+if again == '1' then
+  local ids = redis.call('LRANGE', processing, 0, -1)
+  for i = #ids, 1, -1 do
+    if redis.call('HGET', key('job_state', ids[i]), 'fence') == fence then return leased(ids[i]) end
+  end
+end
+
+for _ = 1, 100 do
+  local id = redis.call('LINDEX', incoming, 0)
+  if not id then return false end
+  local state = key('job_state', id)
+  local was = redis.pcall('HGET', state, 'state')
+  if type(was) == 'table' then
+    redis.call('DEL', state)  -- not ours: no hash
+    was = false
+  end
+  if was and was ~= 'incoming' then
+    redis.call('LPOP', incoming)
+    note('dropped', topic, id, 'state', was)
+  else
+    redis.call('HSET', state, 'state', 'processing', 'topic', topic, 'fence', fence, 'worker', worker, 'taken', now_ms())
+    local attempt = redis.call('HINCRBY', state, 'attempt', 1)
+    redis.call('LPOP', incoming)
+    redis.call('RPUSH', processing, id)
+    note('taken', topic, id, 'fence', fence, 'attempt', attempt)
+    return leased(id)
+  end
+end
+return 'more'

@@ -1,0 +1,7 @@
+-- Free a topic, if the holder is still the one that was looked at.
+-- One step, so that a new holder never loses a lock for its predecessor's sake.
+-- ARGV prefix topic holder
+-- WRITES lock:<topic>
+local lock = key('lock', topic)
+if redis.call('GET', lock) ~= holder then return 0 end
+return redis.call('DEL', lock)
