@@ -1,0 +1,214 @@
+"""Runs jobs on this machine: a fresh process each, started and watched by a keeper."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from sjq import clock, keeper
+from sjq.errors import EnvironmentFailed
+from sjq.executors import launch
+from sjq.executors.base import Executor, Exit, Runtime, Task, Usage
+from sjq.executors.runtimes import Runtimes
+from sjq.topics import Topic
+
+_CLOSE_S = 5.0
+
+
+class LocalExecutor(Executor):
+    """This machine."""
+
+    def __init__(self, root: Path, *, lock: int, environ: Mapping[str, str] = os.environ) -> None:
+        """Use `lock`, a descriptor, as what every keeper holds open as long as it lives."""
+        self._root = root
+        self._lock = lock
+        launch.keep_handler_package(root)
+        self._runtimes = Runtimes(root, launch.base_environ(root, environ))
+        self._changing = threading.Lock()
+        self._idle: list[_Keeper] = []
+        self._running: dict[Path, _Keeper] = {}
+        self._doomed: set[Path] = set()
+        self._closed = False
+
+    def prepare(self, topic: Topic) -> Runtime:
+        """Build what the topic's script needs, unless it is there."""
+        return self._runtimes.prepare(topic)
+
+    def run(self, task: Task) -> Exit:
+        """Have an idle keeper run the task, or a new one if none is idle."""
+        start_time, started = clock.now(), clock.monotonic()
+        slot = self._keeper_for(task)
+        if slot is None:
+            return Exit(
+                exit_code=None,
+                signal=None,
+                start_time=start_time,
+                end_time=start_time,
+                elapsed_s=0.0,
+                usage=None,
+                killed=True,
+                error="it was stopped before its process began",
+            )
+        try:
+            report = slot.run(task, self._root)
+        finally:
+            killed = self._done(task, slot)
+        return _exit(report, start_time, clock.monotonic() - started, killed=killed)
+
+    def _keeper_for(self, task: Task) -> _Keeper | None:
+        with self._changing:
+            if self._closed or task.output in self._doomed:
+                self._doomed.discard(task.output)
+                return None
+            slot = self._idle.pop() if self._idle else None
+            if slot is None:
+                slot = _Keeper(self._root, self._lock)
+            self._running[task.output] = slot
+            return slot
+
+    def _done(self, task: Task, slot: _Keeper) -> bool:
+        """Free the keeper; tell whether the task was killed."""
+        with self._changing:
+            del self._running[task.output]
+            if not slot.broken and not self._closed:
+                self._idle.append(slot)
+            else:
+                slot.close()
+            killed = task.output in self._doomed
+            self._doomed.discard(task.output)
+            return killed
+
+    def kill(self, task: Task) -> None:
+        """Tell the task's keeper; a task that has not begun never will."""
+        with self._changing:
+            if task.output not in self._doomed:
+                self._doomed.add(task.output)
+                if slot := self._running.get(task.output):
+                    slot.kill(task.runtime.topic.policy.kill_after)
+
+    def close(self) -> None:
+        """Let the keepers see the end of their pipes, which makes them kill what runs, and wait for them."""
+        with self._changing:
+            self._closed = True
+            slots = [*self._idle, *self._running.values()]
+            self._idle.clear()
+        for slot in slots:
+            slot.close()
+
+
+class _Keeper:
+    """A keeper process, from the worker's side."""
+
+    def __init__(self, root: Path, lock: int) -> None:
+        ours, its = socket.socketpair()
+        with its:
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", keeper.__file__, str(its.fileno()), str(lock)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                cwd=root,
+                env={},
+                pass_fds=(its.fileno(), lock),
+                start_new_session=True,  # Ctrl-C is for the worker, which knows what to do about its jobs
+            )
+        self._socket = ours
+        self._lines = ours.makefile("rb")
+        self._sending = threading.Lock()
+        self.broken = False
+
+    def run(self, task: Task, root: Path) -> dict[str, object]:
+        """Return the keeper's report of the task's end."""
+        order = {
+            "argv": launch.command_line(task, root),
+            "env": launch.environment(task),
+            "stdout": str(task.stdout),
+            "stderr": str(task.stderr),
+        }
+        report = self._ask({"run": order})
+        session = report.get("pid")
+        if isinstance(session, int):
+            report = self._hear()
+            if self.broken:
+                _kill_session(session)
+        return report
+
+    def kill(self, kill_after_s: float) -> None:
+        """Have the job's processes stopped."""
+        self._say({"kill": kill_after_s})
+
+    def close(self) -> None:
+        """End the keeper, and with it what it keeps."""
+        try:
+            self._socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            self.broken = True
+        try:
+            self._process.wait(_CLOSE_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._lines.close()
+        self._socket.close()
+
+    def _ask(self, order: dict[str, object]) -> dict[str, object]:
+        self._say(order)
+        return self._hear()
+
+    def _say(self, order: dict[str, object]) -> None:
+        try:
+            with self._sending:
+                self._socket.sendall(msgspec.json.encode(order) + b"\n")
+        except OSError:
+            self.broken = True
+
+    def _hear(self) -> dict[str, object]:
+        try:
+            line = self._lines.readline()
+        except (OSError, ValueError):
+            line = b""
+        if not line:
+            self.broken = True
+            return {"lost": "the keeper of its processes was killed"}
+        report: dict[str, object] = msgspec.json.decode(line)
+        return report
+
+
+def _kill_session(session: int) -> None:
+    """Kill what a keeper that was killed itself could no longer kill: the processes of the job's session."""
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rsplit(")", 1)[1].split()
+            if int(fields[3]) == session:
+                os.kill(int(path.parent.name), signal.SIGKILL)
+        except (OSError, IndexError):
+            continue
+
+
+def _exit(report: dict[str, object], start_time: float, elapsed_s: float, *, killed: bool) -> Exit:
+    code = number = usage = error = None
+    if "error" in report:
+        raise EnvironmentFailed(f"its process could not be started: {report['error']}")
+    if "lost" in report:
+        error = str(report["lost"])
+    else:
+        ended = os.waitstatus_to_exitcode(int(str(report["status"])))
+        code, number = (ended, None) if ended >= 0 else (None, -ended)
+        usage = msgspec.convert({name: report[name] for name in ("max_rss_bytes", "user_s", "system_s")}, type=Usage)
+    return Exit(
+        exit_code=code,
+        signal=number,
+        start_time=start_time,
+        end_time=start_time + elapsed_s,
+        elapsed_s=elapsed_s,
+        usage=usage,
+        killed=killed,
+        error=error,
+    )
