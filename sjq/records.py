@@ -1,0 +1,271 @@
+"""Records: the files of one job in `job_data/`. The only writer there.
+
+    <name>-input.json  -attachment.bin                    written when an attempt begins
+    <name>-output.json.<digest>  -stdout.log.<digest> ...  an attempt's own, while it runs
+    <name>-metadata.json.<digest>                         the attempt is sealed
+    <name>-output.json  -metadata.json  -stdout.log ...   published, after the broker accepted the attempt's end
+
+`<digest>` stands for the attempt's fence: whoever lost the lease can never overwrite a successor's record. Names
+appear by renaming, so that a file under its final name is whole.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from sjq.job import Lease, id_from_bytes, id_to_bytes
+
+LONGEST_NAME_BYTES = 120
+KEPT_OF_LONG_NAME = 80
+SHOWN_BYTES = 64 * 1024
+"""How much of stdout and of stderr stands in the metadata; what is longer stands whole in the log file."""
+
+KINDS = ("input.json", "attachment.bin", "output.json", "metadata.json", "stdout.log", "stderr.log")
+_OF_ATTEMPT = ("output.json", "stdout.log", "stderr.log", "metadata.json")
+"""What an attempt seals, in the order in which it is published: the metadata last, which says that all is there."""
+
+_SAFE = re.compile(rb"[A-Za-z0-9._-]")
+_FILE = re.compile(rf"(?P<name>.+)-(?P<kind>{'|'.join(map(re.escape, KINDS))})(?:\.(?P<digest>[a-z2-7]{{16}}))?")
+
+
+def file_name(job_id: str) -> str:
+    """Return the name under which a job's files stand: no two ids share one, and none leaves the folder."""
+    raw = id_to_bytes(job_id)
+    escaped = "".join(chr(byte) if _SAFE.match(bytes([byte])) else f"%{byte:02X}" for byte in raw)
+    if escaped.startswith("."):
+        escaped = f"%2E{escaped[1:]}"
+    if len(escaped) <= LONGEST_NAME_BYTES:
+        return escaped
+    digest = base64.b32encode(hashlib.sha256(raw).digest()).decode().lower().rstrip("=")
+    return f"{escaped[:KEPT_OF_LONG_NAME]}~{digest}"
+
+
+def _id_of(name: str) -> str | None:
+    """Undo `file_name`, where that can be undone."""
+    if "~" in name:
+        return None
+    return id_from_bytes(re.sub(rb"%([0-9A-F]{2})", lambda match: bytes([int(match[1], 16)]), name.encode()))
+
+
+def digest_of(fence: str) -> str:
+    """Return what stands for a fence in file names."""
+    return base64.b32encode(hashlib.sha256(fence.encode()).digest()[:10]).decode().lower()
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """The files of one attempt, from its beginning to its publishing."""
+
+    folder: Path
+    name: str
+    digest: str
+    attached: bool
+
+    @property
+    def input(self) -> Path:
+        """The job's data."""
+        return self.published("input.json")
+
+    @property
+    def attachment(self) -> Path | None:
+        """The job's attachment, if it has one."""
+        return self.published("attachment.bin") if self.attached else None
+
+    @property
+    def output(self) -> Path:
+        """Where the attempt writes what it returns."""
+        return self.own("output.json")
+
+    @property
+    def stdout(self) -> Path:
+        """Where the attempt prints."""
+        return self.own("stdout.log")
+
+    @property
+    def stderr(self) -> Path:
+        """Where the attempt complains."""
+        return self.own("stderr.log")
+
+    def published(self, kind: str) -> Path:
+        """Return a file's final name."""
+        return self.folder / f"{self.name}-{kind}"
+
+    def own(self, kind: str) -> Path:
+        """Return a file's name while it is this attempt's alone."""
+        return self.folder / f"{self.name}-{kind}.{self.digest}"
+
+    def printed(self) -> tuple[str, str]:
+        """Return what the attempt printed to stdout and stderr, cut in the middle where it is long."""
+        return _shortened(self.stdout), _shortened(self.stderr)
+
+    def seal(self, metadata: Mapping[str, object]) -> None:
+        """Complete the attempt's files: after this, only names change."""
+        for log in (self.stdout, self.stderr):
+            with contextlib.suppress(FileNotFoundError):
+                if log.stat().st_size <= SHOWN_BYTES:
+                    log.unlink()
+        text = msgspec.json.format(msgspec.json.encode(metadata), indent=2)
+        self.own("metadata.json").write_bytes(text + b"\n")
+
+    def publish(self) -> None:
+        """Give the attempt's files their final names, in place of those of an earlier attempt.
+
+        Ends well however often it was begun and broken off: as long as the earlier attempt's metadata is there, none
+        of ours has its final name, and what we lack is the earlier one's; afterwards there is only renaming.
+        """
+        if not self.own("metadata.json").exists():
+            return
+        if (earlier := self.published("metadata.json")).exists():
+            for kind in _OF_ATTEMPT:
+                if not self.own(kind).exists():
+                    self.published(kind).unlink(missing_ok=True)
+            earlier.unlink(missing_ok=True)
+        for kind in _OF_ATTEMPT:
+            with contextlib.suppress(FileNotFoundError):
+                self.own(kind).replace(self.published(kind))
+
+    def discard(self) -> None:
+        """Remove what the attempt wrote."""
+        for kind in _OF_ATTEMPT:
+            self.own(kind).unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Unpublished:
+    """Files of an attempt that are not published: it runs, or its worker died."""
+
+    name: str
+    digest: str
+    job_id: str | None
+    """None where a long id can no longer be told from its name."""
+    sealed: bool
+    """Whether the attempt was complete but for its settling."""
+
+
+class Records:
+    """All records of this host."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def of(self, lease: Lease) -> Record:
+        """Return the record of an attempt; nothing is written yet."""
+        attached = lease.message.attachment is not None
+        return Record(self.folder, file_name(lease.job_id), digest_of(lease.fence), attached)
+
+    def begin(self, record: Record, lease: Lease) -> None:
+        """Write what the attempt reads."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._write(record.input, lease.message.data, record.digest)
+        if lease.message.attachment is not None:
+            self._write(record.published("attachment.bin"), lease.message.attachment, record.digest)
+
+    def _write(self, path: Path, content: bytes, digest: str) -> None:
+        beside = path.with_name(f"{path.name}.{digest}")
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+        beside.replace(path)
+
+    def metadata(self, job_id: str) -> dict[str, Any] | None:
+        """Return a job's published metadata, or None when this host has none."""
+        return _read_metadata(self.folder / f"{file_name(job_id)}-metadata.json")
+
+    def read(self, job_id: str, kind: str) -> bytes | None:
+        """Return a published file of a job, or None when there is none."""
+        try:
+            return (self.folder / f"{file_name(job_id)}-{kind}").read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def logs(self, job_id: str) -> Mapping[str, Path]:
+        """Return the log files of a job, `stdout` and `stderr`: the published ones, or those of a running attempt."""
+        name = file_name(job_id)
+        found: dict[str, Path] = {}
+        for stream in ("stdout", "stderr"):
+            own = sorted(self.folder.glob(f"{_literal(name)}-{stream}.log.*"), key=lambda path: path.stat().st_mtime)
+            published = self.folder / f"{name}-{stream}.log"
+            for path in (*own[-1:], published):
+                if path.exists():
+                    found[stream] = path
+                    break
+        return found
+
+    def names(self) -> list[str]:
+        """Return the names of all jobs with published metadata; those that sjq made sort by time."""
+        ending = "-metadata.json"
+        try:
+            with os.scandir(self.folder) as entries:
+                return sorted(entry.name.removesuffix(ending) for entry in entries if entry.name.endswith(ending))
+        except FileNotFoundError:
+            return []
+
+    def by_name(self, name: str) -> dict[str, Any] | None:
+        """Return the metadata that stands under a file name."""
+        return _read_metadata(self.folder / f"{name}-metadata.json")
+
+    def unpublished(self) -> Iterator[Unpublished]:
+        """Yield every attempt that has files of its own, which none has once it is published."""
+        attempts: set[tuple[str, str]] = set()
+        try:
+            with os.scandir(self.folder) as entries:
+                for entry in entries:
+                    match = _FILE.fullmatch(entry.name)
+                    if match and match["digest"]:
+                        attempts.add((match["name"], match["digest"]))
+        except FileNotFoundError:
+            return
+        for name, digest in sorted(attempts):
+            metadata = _read_metadata(self.folder / f"{name}-metadata.json.{digest}")
+            job_id = str(metadata["job_id"]) if metadata else _id_of(name)
+            yield Unpublished(name, digest, job_id, sealed=metadata is not None)
+
+    def publish(self, attempt: Unpublished) -> None:
+        """Publish what a worker sealed, but did not live to publish."""
+        Record(self.folder, attempt.name, attempt.digest, attached=False).publish()
+
+    def discard(self, attempt: Unpublished) -> None:
+        """Remove every file of an attempt that came to nothing."""
+        for kind in KINDS:
+            (self.folder / f"{attempt.name}-{kind}.{attempt.digest}").unlink(missing_ok=True)
+
+
+def _read_metadata(path: Path) -> dict[str, Any] | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+def _shortened(path: Path) -> str:
+    """Return a log's text, with a note in place of its middle when it is longer than the metadata may hold."""
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size <= SHOWN_BYTES:
+                return file.read().decode("utf-8", "replace")
+            half = SHOWN_BYTES // 2
+            head = file.read(half)
+            file.seek(size - half)
+            tail = file.read(half)
+    except FileNotFoundError:
+        return ""
+    left_out = size - len(head) - len(tail)
+    final = path.name.rpartition(".")[0]
+    note = f"\n[... {left_out} bytes left out here; the whole is in {final} ...]\n"
+    return head.decode("utf-8", "replace") + note + tail.decode("utf-8", "replace")
+
+
+def _literal(name: str) -> str:
+    """Return a glob pattern for a file name, which holds no wildcard but may hold what a glob reads as one."""
+    return re.sub(r"([\[\]*?])", r"[\1]", name)
