@@ -1,0 +1,96 @@
+"""The command line: one file per noun; `render` alone prints. Commands are loaded when they are called."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import NoReturn
+
+import click
+
+from sjq import __version__
+from sjq.errors import Error
+
+COMMANDS = {
+    "create": ("jobs", "Create jobs; their ids are printed."),
+    "worker": ("worker", "Run the jobs that wait."),
+    "status": ("status", "Show how each topic does."),
+    "list": ("jobs", "List jobs."),
+    "show": ("jobs", "Show one job, with its parents and children."),
+    "logs": ("jobs", "Print what a job printed."),
+    "retry": ("jobs", "Send failed jobs back to wait."),
+    "dev": ("dev", "Run a handler for one job here, in this terminal."),
+    "delete": ("jobs", "Forget ended jobs."),
+    "purge": ("jobs", "Forget all failed jobs of a topic."),
+    "unlock": ("worker", "Free topics that a worker holds."),
+    "demo": ("demo", "Run the sample pipeline from end to end."),
+}
+"""Each command's file and what it does, in the order of a job's life."""
+
+
+class _Commands(click.Group):
+    """Lists commands from the table, so that help costs no imports."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        del ctx
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        del ctx
+        if cmd_name not in COMMANDS:
+            return None
+        found = getattr(import_module(f"sjq.cli.{COMMANDS[cmd_name][0]}"), f"{cmd_name}_command")
+        assert isinstance(found, click.Command)  # noqa: S101 - the table and the files agree
+        return found
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Say what was meant, where a name is nearly right."""
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-"):
+            import difflib  # noqa: PLC0415 - for the mistaken alone
+
+            near = difflib.get_close_matches(name, COMMANDS, n=1)
+            hint = f"did you mean {near[0]}?" if near else "sjq --help lists the commands"
+            raise click.UsageError(f"no such command {name!r}: {hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        del ctx
+        with formatter.section("Commands, in the order of a job's life"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.version_option(__version__, "--version", message="sjq %(version)s")
+@click.pass_context
+def cli(ctx: click.Context, debug: bool) -> None:
+    """Run a folder of Python scripts as a durable pipeline.
+
+    The project is the current directory: handlers in topics/, records in job_data/, settings in config.json.
+    """
+    ctx.obj = debug
+
+
+def main() -> NoReturn:
+    """Run the command line and exit with the code of the error, if there is one."""
+    debug = "--debug" in sys.argv[1:2]
+    try:
+        code = cli.main(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except Error as error:
+        if debug:
+            raise
+        click.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        # The reader has gone, as head does; Python would complain when it flushes.
+        sys.stdout = None
+        sys.exit(0)

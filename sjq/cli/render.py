@@ -1,0 +1,126 @@
+"""The only place that prints: tables, one job, JSON. Data goes to stdout, talk to stderr."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+
+import click
+import msgspec
+
+from sjq import clock
+from sjq.job import Job, id_to_bytes, shown
+from sjq.states import State
+
+_COLOURS = {
+    State.SUCCEEDED: "green",
+    State.FAILED: "red",
+    State.TIMEDOUT: "red",
+    State.PROCESSING: "cyan",
+    State.CANCELLED: "yellow",
+    State.REJECTED: "yellow",
+}
+
+
+def line(text: str = "") -> None:
+    """Print a line of data."""
+    click.echo(text)
+
+
+def talk(text: str) -> None:
+    """Say something to the person, not to the program that reads stdout."""
+    click.echo(text, err=True)
+
+
+def raw(content: bytes) -> None:
+    """Print bytes as they are."""
+    sys.stdout.buffer.write(content)
+    sys.stdout.buffer.flush()
+
+
+def json(value: object) -> None:
+    """Print a value as JSON, indented for people and fit for programs."""
+    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print rows in columns; numbers stand right."""
+    lines = [list(row) for row in rows]
+    widths = [max(len(click.unstyle(row[index])) for row in [list(heads), *lines]) for index in range(len(heads))]
+    right = [
+        all(click.unstyle(row[index]).isdigit() or row[index] == "" for row in lines) for index in range(len(heads))
+    ]
+    for number, row in enumerate([list(heads), *lines]):
+        cells = []
+        for cell, width, flush_right in zip(row, widths, right, strict=True):
+            padding = " " * (width - len(click.unstyle(cell)))
+            cells.append(padding + cell if flush_right else cell + padding)
+        text = "  ".join(cells).rstrip()
+        click.echo(click.style(text, bold=True) if number == 0 else text)
+
+
+def state(value: State) -> str:
+    """Return a state in its colour."""
+    return click.style(value, fg=_COLOURS.get(value))
+
+
+def age(since: float | None) -> str:
+    """Return how long ago something was, in its largest fitting unit."""
+    if since is None:
+        return "-"
+    seconds = max(0.0, clock.now() - since)
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
+        if seconds >= size:
+            return f"{seconds / size:.0f}{unit}"
+    return f"{seconds:.0f}s"
+
+
+def job_as_json(job: Job) -> dict[str, object]:
+    """Return a job as `--json` shows it."""
+    return {
+        "job_id": _text(job.job_id),
+        "topic": job.topic,
+        "state": job.state,
+        "parent_job_id": job.parent_job_id,
+        "attempt": job.attempt,
+        "created_at": job.created_at,
+        "since": None if job.since is None else clock.rfc3339(job.since),
+        "worker": job.worker,
+        "reason": None if job.reason is None else {"code": job.reason, "why": job.why},
+    }
+
+
+def _text(job_id: str) -> str:
+    """Return an id as JSON can hold it: exact, unless it is no UTF-8."""
+    return id_to_bytes(job_id).decode("utf-8", "backslashreplace")
+
+
+def jobs(found: Sequence[Job]) -> None:
+    """Print a table of jobs."""
+    table(
+        ["JOB", "TOPIC", "STATE", "SINCE", "ATTEMPT", "WHY"],
+        [
+            [shown(job.job_id), job.topic or "?", state(job.state), age(job.since), str(job.attempt), brief(job.why)]
+            for job in found
+        ],
+    )
+
+
+def brief(text: str | None, limit: int = 60) -> str:
+    """Return the beginning of a text, in one line that a terminal cannot take for a command."""
+    flat = shown(" ".join((text or "").split()))
+    return flat if len(flat) <= limit else f"{flat[: limit - 3]}..."
+
+
+def facts(pairs: Mapping[str, str | None]) -> None:
+    """Print names and values, one line each; what is None is left out."""
+    width = max(len(name) for name in pairs)
+    for name, value in pairs.items():
+        if value is not None:
+            click.echo(f"{click.style(name.ljust(width), bold=True)}  {value}")
+
+
+def raw_talk(content: bytes) -> None:
+    """Print bytes as they are to stderr."""
+    sys.stderr.buffer.write(content)
+    sys.stderr.buffer.flush()

@@ -1,0 +1,48 @@
+"""The command for topics: status."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import click
+import msgspec
+
+from sjq.cli import render
+from sjq.client import Client, TopicStatus
+
+
+@click.command("status", short_help="Show how each topic does.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def status_command(as_json: bool) -> None:
+    """Show how many jobs of each topic wait, run and failed, who serves it, and why a topic is held."""
+    with Client() as client:
+        topics = client.status()
+        where = client.broker.describe()
+    if as_json:
+        render.json({"broker": where, "topics": msgspec.to_builtins(topics)})
+        return
+    render.talk(where)
+    if not topics:
+        render.talk("no topics yet: put a script into topics/, or create a job")
+        return
+    _table(topics)
+    for topic in topics:
+        if topic.held:
+            render.line(f"\n{topic.topic} is held, its jobs wait:\n  " + "\n  ".join(topic.held.splitlines()))
+
+
+def _table(topics: Sequence[TopicStatus]) -> None:
+    render.table(
+        ["TOPIC", "INCOMING", "PROCESSING", "FAILED", "SUCCEEDED", "WORKER"],
+        [
+            [
+                render.brief(topic.topic),
+                str(topic.incoming),
+                str(topic.processing),
+                str(topic.failed),
+                str(topic.succeeded),
+                f"{topic.worker or '-'}{' (held)' if topic.held else ''}",
+            ]
+            for topic in topics
+        ],
+    )

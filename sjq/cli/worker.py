@@ -1,0 +1,77 @@
+"""Commands for workers: worker, unlock."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+
+import click
+
+from sjq.cli import render
+from sjq.config import duration
+
+
+class _Seconds(click.ParamType[float]):
+    name = "duration"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            return duration(value)
+        except ValueError as error:
+            self.fail(f"{value!r} is no duration: expected {error}", param, ctx)
+
+
+@click.command("worker", short_help="Run the jobs that wait.")
+@click.option(
+    "--topics", "first", metavar="TOPIC...", help="Only these topics; all of them or none. Default: all that are free."
+)
+@click.argument("more", metavar="", nargs=-1)
+@click.option("--concurrency", type=click.IntRange(1), metavar="N", help="Slots per topic, over the config.")
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="End after N attempts.")
+@click.option("--burst", is_flag=True, help="End when nothing waits or runs any more.")
+@click.option("--grace", type=_Seconds(), metavar="S", help="How long running jobs may go on after a signal to end.")
+def worker_command(
+    first: str | None,
+    more: tuple[str, ...],
+    concurrency: int | None,
+    limit: int | None,
+    burst: bool,
+    grace: float | None,
+) -> None:
+    """Run the jobs that wait, each in a process of its own, until stopped (Ctrl-C; a second time: at once)."""
+    from sjq.brokers import open_broker  # noqa: PLC0415 - help does not pay for it
+    from sjq.config import load  # noqa: PLC0415
+    from sjq.worker.loop import Options, Worker  # noqa: PLC0415
+
+    if more and first is None:
+        raise click.UsageError(f"unexpected {more[0]!r}: topics are named as in --topics {' '.join(more)}")
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    config = load()
+    topics = tuple(dict.fromkeys([*([first] if first else []), *more]))
+    broker = open_broker(config)
+    options = Options(topics=topics, concurrency=concurrency, limit=limit, burst=burst, grace=grace)
+    worker = Worker(config, broker, options)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: worker.request_stop())
+    try:
+        code = worker.run()
+    finally:
+        broker.close()
+    sys.exit(code)
+
+
+@click.command("unlock", short_help="Free topics that a worker holds.")
+@click.argument("topics", metavar="[TOPIC]...", nargs=-1)
+@click.option("--force", is_flag=True, help="Even from a worker that lives.")
+def unlock_command(topics: tuple[str, ...], force: bool) -> None:
+    """Free topics, by default all, and say who held them and since when. Refuses a live holder."""
+    from sjq.client import Client  # noqa: PLC0415 - help does not pay for it
+
+    with Client() as client:
+        freed = client.unlock(topics, force=force)
+    for holder in freed:
+        since = f", since {started}" if (started := holder.facts.get("started")) else ""
+        render.line(f"{holder.topic} was held by {holder.worker}{since}")
+    if not freed:
+        render.talk("nothing was locked")

@@ -1,0 +1,280 @@
+"""The client: what a program can ask of sjq, and all that the command line does. Thread-safe and fork-safe."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+
+from sjq import config as configuration
+from sjq import identity
+from sjq.brokers import open_broker
+from sjq.brokers.base import Broker, Counts, Holder
+from sjq.clock import from_rfc3339
+from sjq.config import Config
+from sjq.errors import LockHeld, NoSuchJob, UsageError, WrongState
+from sjq.job import Job, JobEvent, check_id, check_topic, new_message, shown
+from sjq.records import Records
+from sjq.states import ENDED, Reason, State
+
+MOST_PER_BATCH = 1000
+_FEW = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopicStatus:
+    """A topic as `sjq status` shows it."""
+
+    topic: str
+    incoming: int
+    processing: int
+    failed: int
+    succeeded: int
+    worker: str | None
+    """Who holds the topic."""
+    held: str | None
+    """Why its worker takes no job of it, in uv's words."""
+
+
+class Client:
+    """A project's jobs: create them, look at them, send them back, forget them.
+
+    Opens the broker at the first call, so that making a client costs nothing and cannot fail for want of a server.
+    """
+
+    def __init__(self, folder: Path | str | None = None, *, config: Config | None = None) -> None:
+        """Use the project in `folder`, by default the current directory, or a configuration that is at hand."""
+        self.config = config or configuration.load(None if folder is None else Path(folder))
+        self.records = Records(self.config.job_data)
+        self._broker: Broker | None = None
+        self._pid = 0
+
+    @property
+    def broker(self) -> Broker:
+        """The broker, opened when it is first needed; a forked child opens its own."""
+        if self._broker is None or self._pid != os.getpid():
+            self._broker = open_broker(self.config)
+            self._pid = os.getpid()
+        return self._broker
+
+    def close(self) -> None:
+        """Free the connections."""
+        if self._broker is not None and self._pid == os.getpid():
+            self._broker.close()
+        self._broker = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # Creating.
+
+    def create(
+        self, topic: str, data: object = None, *, attachment: bytes | None = None, parent_job_id: str | None = None
+    ) -> str:
+        """Create a job and return its id. `data` is any JSON value, or JSON text as `msgspec.Raw`.
+
+        Raises UsageError for a topic, data or parent that cannot be.
+        """
+        message = new_message(topic, data, attachment=attachment, parent_job_id=parent_job_id)
+        self.broker.create([message])
+        return message.job_id
+
+    def create_many(self, topic: str, items: Iterable[object], *, parent_job_id: str | None = None) -> Iterator[str]:
+        """Create a job for each item, and yield their ids as they are created, a thousand at a time.
+
+        Lazy: nothing is created until the ids are asked for. A wrong item ends it with UsageError, before any job of
+        its thousand is created.
+        """
+        messages = (new_message(topic, data, parent_job_id=parent_job_id) for data in items)
+        while batch := list(islice(messages, MOST_PER_BATCH)):
+            self.broker.create(batch)
+            yield from (message.job_id for message in batch)
+
+    # Looking.
+
+    def get(self, job_id: str) -> Job:
+        """Return a job as the broker knows it, or else as its record here tells. Raises NoSuchJob."""
+        job = self.broker.get(job_id)
+        if job is None or (job.state is State.SUCCEEDED and job.data is None):
+            recorded = self._recorded(job_id)
+            job = recorded if job is None or recorded is None else replace(recorded, fence=job.fence)
+            job = job or self.broker.get(job_id)
+        if job is None:
+            raise NoSuchJob(f"no job {shown(job_id)}: neither the broker nor {self.config.job_data.name}/ knows it")
+        return job
+
+    def resolve(self, prefix: str) -> str:
+        """Return the one id that is `prefix` or starts with it. Raises NoSuchJob, or UsageError when several do."""
+        check_id(prefix)
+        if self.broker.get(prefix) is not None or self.records.metadata(prefix) is not None:
+            return prefix
+        found = set(self.broker.find(prefix, _FEW + 1)) | set(self._recorded_ids(prefix, _FEW + 1))
+        if not found:
+            raise NoSuchJob(f"no job starts with {shown(prefix)}")
+        if len(found) > 1:
+            some = ", ".join(shown(job_id) for job_id in sorted(found)[:_FEW])
+            more = ", ..." if len(found) > _FEW else ""
+            raise UsageError(f"{shown(prefix)} is the beginning of several ids: {some}{more}")
+        return found.pop()
+
+    def list(self, topic: str | None = None, state: State | str | None = None, *, limit: int = 100) -> Sequence[Job]:
+        """Return jobs by topic and state: what the broker has, then what has succeeded by the records here, new first.
+
+        At most `limit` of each topic and state.
+        """
+        wanted = [State(state)] if state else [State.PROCESSING, State.INCOMING, State.FAILED]
+        topics = [check_topic(topic)] if topic else self.broker.topics()
+        jobs = [job for name in topics for one in wanted for job in self.broker.list(name, one, limit=limit)]
+        if state is None or State(state) is State.SUCCEEDED:
+            jobs += self._recorded_jobs(topic, limit)
+        return jobs
+
+    def children(self, job_id: str) -> Sequence[str]:
+        """Return the ids of the jobs that this one's attempt created, as its record here tells."""
+        metadata = self.records.metadata(job_id) or {}
+        return [str(child) for child in metadata.get("next_job_ids", [])]
+
+    def counts(self) -> Mapping[str, Mapping[State, int]]:
+        """Return how many jobs of each topic are in which state; `succeeded` counts all that ever did."""
+        return {
+            count.topic: {**count.states, State.SUCCEEDED: count.totals.get("succeeded", 0)}
+            for count in self._all_counts()
+        }
+
+    def status(self) -> Sequence[TopicStatus]:
+        """Return how each topic does, sorted by name: those with jobs, and those with a handler here."""
+        counts = self._all_counts()
+        holders = {holder.topic: holder for holder in self.broker.holders([count.topic for count in counts])}
+        return [_topic_status(count, holders.get(count.topic)) for count in counts]
+
+    def _all_counts(self) -> Sequence[Counts]:
+        from sjq.topics import find_topics  # noqa: PLC0415 - create does not pay for it
+
+        return self.broker.counts({*self.broker.topics(), *find_topics(self.config)[0]})
+
+    def events(self, after: str = "0", *, limit: int = 1000) -> Sequence[JobEvent]:
+        """Return up to `limit` events behind the position `after`, oldest first."""
+        return self.broker.events(after, limit)
+
+    # Sending back and forgetting.
+
+    def retry(self, topics: Collection[str] = (), *, job_ids: Collection[str] = ()) -> Sequence[str]:
+        """Send `failed` and `timedout` jobs of topics, or single jobs, back to wait; return their ids.
+
+        Without topics and ids: of all topics. A `cancelled` job goes back only by its id. Raises WrongState for an id
+        whose job has not ended badly.
+        """
+        sent: list[str] = []
+        for job_id in job_ids:
+            sent += self._retry_one(job_id)
+        for topic in topics or (() if job_ids else self.broker.topics()):
+            sent += self.broker.requeue(check_topic(topic), [State.FAILED, State.TIMEDOUT])
+        return sent
+
+    def _retry_one(self, job_id: str) -> Sequence[str]:
+        job = self.get(job_id)
+        allowed = [State.FAILED, State.TIMEDOUT, State.CANCELLED]
+        sent = self.broker.requeue(job.topic, allowed, [job_id]) if job.topic and job.state in allowed else []
+        if not sent:
+            raise WrongState(f"job {shown(job_id)} is {job.state}: only failed, timedout and cancelled jobs go back")
+        return sent
+
+    def delete(self, job_ids: Collection[str]) -> Sequence[str]:
+        """Make the broker forget ended jobs; their records stay. Returns the ids of those that it knew.
+
+        Raises WrongState, before anything is deleted, when one has not ended.
+        """
+        return self.broker.delete(job_ids)
+
+    def purge(self, topic: str, states: Collection[State] = (State.FAILED, State.TIMEDOUT)) -> int:
+        """Make the broker forget all jobs of a topic in these states; their records stay. Returns how many."""
+        return sum(len(self.broker.delete(ids)) for ids in self._purgeable(topic, states))
+
+    def count_purgeable(self, topic: str, states: Collection[State] = (State.FAILED, State.TIMEDOUT)) -> int:
+        """Return how many jobs `purge` would make the broker forget."""
+        return sum(len(ids) for ids in self._purgeable(topic, states))
+
+    def _purgeable(self, topic: str, states: Collection[State]) -> Iterator[Sequence[str]]:
+        check_topic(topic)
+        if unended := [state for state in states if state not in ENDED]:
+            raise WrongState(f"{unended[0]} jobs have not ended: only ended ones can be purged")
+        for state in states:
+            jobs = self.broker.list(topic, state, limit=10**9)
+            for start in range(0, len(jobs), MOST_PER_BATCH):
+                yield [job.job_id for job in jobs[start : start + MOST_PER_BATCH]]
+
+    def unlock(self, topics: Collection[str] = (), *, force: bool = False) -> Sequence[Holder]:
+        """Free the locks of topics, by default of all; return who held them.
+
+        Raises LockHeld, before anything is freed, for a holder that lives, unless forced. A lock without expiry counts
+        as dead: only an older sjq made such.
+        """
+        holders = self.broker.holders([check_topic(topic) for topic in topics] or self.broker.topics())
+        alive = [holder for holder in holders if holder.expires and not identity.is_dead(holder.facts)]
+        if alive and not force:
+            raise LockHeld(
+                f"topic {alive[0].topic!r} is held by worker {alive[0].worker}, which lives"
+                f"{f', since {since}' if (since := alive[0].facts.get('started')) else ''}; stop it, or use --force"
+            )
+        return [holder for holder in holders if self.broker.unlock(holder)]
+
+    # Records.
+
+    def _recorded(self, job_id: str) -> Job | None:
+        metadata = self.records.metadata(job_id)
+        return None if metadata is None else self._job_of(metadata)
+
+    def _job_of(self, metadata: Mapping[str, Any]) -> Job:
+        reason = metadata.get("reason") or {}
+        return Job(
+            job_id=metadata["job_id"],
+            topic=metadata["topic"],
+            state=State(metadata["state"]),
+            parent_job_id=metadata["parent_job_id"],
+            attempt=metadata["attempt"],
+            since=from_rfc3339(metadata["end_time"]),
+            worker=metadata["worker"],
+            reason=Reason(reason["code"]) if reason else None,
+            why=reason.get("why"),
+            data=self.records.read(metadata["job_id"], "input.json"),
+        )
+
+    def _recorded_jobs(self, topic: str | None, limit: int) -> Sequence[Job]:
+        jobs: list[Job] = []
+        for name in reversed(self.records.names()):
+            metadata = self.records.by_name(name)
+            if metadata and metadata["state"] == State.SUCCEEDED and topic in (None, metadata["topic"]):
+                jobs.append(self._job_of(metadata))
+                if len(jobs) == limit:
+                    break
+        return jobs
+
+    def _recorded_ids(self, prefix: str, limit: int) -> Sequence[str]:
+        matching = (name for name in self.records.names() if name.startswith(prefix))
+        found = (self.records.by_name(name) for name in islice(matching, limit))
+        return [str(metadata["job_id"]) for metadata in found if metadata]
+
+
+def _topic_status(count: Counts, holder: Holder | None) -> TopicStatus:
+    facts = holder.facts if holder else {}
+    held = msgspec.json.decode(facts.get("held", "{}"), type=dict[str, str])
+    return TopicStatus(
+        topic=count.topic,
+        incoming=count.states[State.INCOMING],
+        processing=count.states[State.PROCESSING],
+        failed=count.states[State.FAILED],
+        succeeded=count.totals.get("succeeded", 0),
+        worker=holder.worker if holder else None,
+        held=held.get(count.topic),
+    )

@@ -1,0 +1,1 @@
+"""The daemon: takes jobs from a broker, has an executor run them, settles them."""

@@ -1,0 +1,129 @@
+"""One attempt, as a list of steps."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from sjq.brokers.base import Broker
+from sjq.errors import BrokerDown, EnvironmentFailed, LeaseLost
+from sjq.executors.base import Executor, Exit, Runtime, Task
+from sjq.job import Lease, Outcome, released, shown
+from sjq.records import Record, Records
+from sjq.states import State
+from sjq.worker.heartbeat import Heartbeat
+from sjq.worker.in_flight import InFlight
+from sjq.worker.judgement import judge
+from sjq.worker.metadata import metadata
+
+_log = logging.getLogger("sjq.worker")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempts:
+    """Runs attempts; what every slot of a worker shares."""
+
+    worker: str
+    root: Path
+    broker: Broker
+    executor: Executor
+    records: Records
+    heartbeat: Heartbeat
+    in_flight: InFlight
+
+    def run(self, lease: Lease, runtime: Runtime) -> bool:
+        """Run one attempt from its input to its published record; tell whether a record was published.
+
+        Raises OSError or EnvironmentFailed when this machine cannot run it now; the job is released before.
+        """
+        self.in_flight.begin(lease)
+        try:
+            return self._run(lease, runtime)
+        except LeaseLost as error:
+            _log.warning("%s: %s", shown(lease.job_id), error, extra={"event": "lease_lost", "job": lease.job_id})
+            return False
+        finally:
+            self.in_flight.end(lease)
+
+    def _run(self, lease: Lease, runtime: Runtime) -> bool:
+        record = self.records.of(lease)
+        try:
+            self.records.begin(record, lease)
+            task = _task(lease, record, runtime)
+            _say_start(lease)
+            self.in_flight.running(lease, task)
+            end = self.executor.run(task)
+            outcome = judge(lease.message, end, record.output.read_bytes, self.root)
+            if end.killed and outcome.state is not State.SUCCEEDED:
+                outcome = released("its worker was stopped")
+            else:
+                record.seal(
+                    metadata(
+                        lease, record=record, task=task, end=end, outcome=outcome, worker=self.worker, root=self.root
+                    )
+                )
+        except (OSError, EnvironmentFailed) as error:
+            self._give_up(lease, record, f"it could not be run here: {error}")
+            raise
+        if outcome.state is State.INCOMING:
+            self._give_up(lease, record, outcome.why or "")
+            return False
+        try:
+            self._settle(lease, outcome)
+        except LeaseLost:
+            record.discard()
+            raise
+        record.publish()
+        _say_end(lease, end, outcome)
+        return True
+
+    def _give_up(self, lease: Lease, record: Record, why: str) -> None:
+        """Send the job back unharmed."""
+        record.discard()
+        self._settle(lease, released(why))
+        _log.info("%s released: %s", shown(lease.job_id), why, extra={"event": "released", "job": lease.job_id})
+
+    def _settle(self, lease: Lease, outcome: Outcome) -> None:
+        """Settle, however long the broker is away: the outcome is known, and the record is sealed."""
+        while True:
+            try:
+                self.broker.settle(lease, outcome)
+            except BrokerDown:
+                self.heartbeat.wait_for_broker()
+            else:
+                return
+
+
+def _task(lease: Lease, record: Record, runtime: Runtime) -> Task:
+    return Task(
+        runtime=runtime,
+        job_id=lease.job_id,
+        parent_job_id=lease.message.parent_job_id,
+        attempt=lease.attempt,
+        input=record.input,
+        output=record.output,
+        attachment=record.attachment,
+        stdout=record.stdout,
+        stderr=record.stderr,
+    )
+
+
+def _say_start(lease: Lease) -> None:
+    which = f" (attempt {lease.attempt})" if lease.attempt > 1 else ""
+    _log.info("%s started%s", shown(lease.job_id), which, extra={"event": "started", "job": lease.job_id})
+
+
+def _say_end(lease: Lease, end: Exit, outcome: Outcome) -> None:
+    topics = Counter(message.topic for message in outcome.next_jobs)
+    then = ", ".join(f"{topic} ({count})" if count > 1 else topic for topic, count in topics.items())
+    _log.log(
+        logging.INFO if outcome.state is State.SUCCEEDED else logging.WARNING,
+        "%s %s after %.2f s%s",
+        shown(lease.job_id),
+        outcome.state,
+        end.elapsed_s,
+        f", next: {then}" if then else f": {outcome.why}" if outcome.why else "",
+        extra={"event": str(outcome.state), "job": lease.job_id, "elapsed_s": end.elapsed_s},
+    )

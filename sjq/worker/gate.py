@@ -1,0 +1,79 @@
+"""The gate of one topic: whether its jobs may be taken by this worker now, and if not, why."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from sjq import clock
+from sjq.errors import EnvironmentFailed
+from sjq.executors.base import Executor, Runtime
+from sjq.topics import Topic
+
+FIRST_RETRY_S = 1.0
+LONGEST_RETRY_S = 60.0
+
+_log = logging.getLogger("sjq.worker")
+
+
+class Gate:
+    """Open while the topic is locked for this worker and its environment is built."""
+
+    def __init__(self, topic: Topic, executor: Executor) -> None:
+        self.topic = topic
+        self.locked = False
+        self._executor = executor
+        self._changing = threading.Lock()
+        self._held: str | None = None
+        self._retry_at = 0.0
+        self._retry_s = FIRST_RETRY_S
+
+    @property
+    def held(self) -> str | None:
+        """Why no job of the topic is taken although the topic is ours; None when nothing is wrong."""
+        return self._held
+
+    def pass_through(self) -> Runtime | None:
+        """Return what the topic's next job runs with, building it if need be, or None when none may be taken now."""
+        with self._changing:
+            if not self.locked or clock.monotonic() < self._retry_at:
+                return None
+        try:
+            runtime = self._executor.prepare(self.topic)
+        except EnvironmentFailed as error:
+            self.hold(str(error))
+            return None
+        self._release()
+        return runtime
+
+    def retry_in_s(self) -> float | None:
+        """Return when a held topic is tried again."""
+        return None if self._held is None else max(0.0, self._retry_at - clock.monotonic())
+
+    def hold(self, why: str) -> None:
+        """Take nothing for a while, twice as long at each time in a row."""
+        with self._changing:
+            if clock.monotonic() < self._retry_at:
+                return  # another slot met the same fault at the same time
+            self._held = why
+            self._retry_at = clock.monotonic() + self._retry_s
+            pause_s, self._retry_s = self._retry_s, min(2 * self._retry_s, LONGEST_RETRY_S)
+        _log.error(
+            "topic %s is held, its jobs wait (next try in %.0f s): %s",
+            self.topic.name,
+            pause_s,
+            why,
+            extra={"event": "held", "topic": self.topic.name},
+        )
+
+    def _release(self) -> None:
+        with self._changing:
+            if self._held is None:
+                return
+            self._held = None
+        _log.info("topic %s goes on", self.topic.name, extra={"event": "resumed", "topic": self.topic.name})
+
+    def ran_well(self) -> None:
+        """Forget earlier faults: a job was run."""
+        with self._changing:
+            self._retry_s = FIRST_RETRY_S

@@ -1,0 +1,127 @@
+"""The heartbeat: keeps the worker, its locks and its leases alive, and knows whether the broker answers."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Collection, Mapping
+
+from sjq import clock
+from sjq.brokers.base import Broker
+from sjq.errors import BrokerDown
+from sjq.worker.in_flight import InFlight
+
+FIRST_RETRY_S = 0.05
+LONGEST_RETRY_S = 1.0
+
+_log = logging.getLogger("sjq.worker")
+
+
+class Heartbeat:
+    """Beats in a thread of its own at every third of a lease, and without pause while the broker is away."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        worker: str,
+        *,
+        lease_s: float,
+        facts: Callable[[], Mapping[str, str]],
+        topics: Callable[[], Collection[str]],
+        in_flight: InFlight,
+        on_lost_locks: Callable[[Collection[str]], None],
+    ) -> None:
+        self._broker, self._worker, self._lease_s = broker, worker, lease_s
+        self._facts, self._topics, self._in_flight = facts, topics, in_flight
+        self._on_lost_locks = on_lost_locks
+        self._changed = threading.Condition()
+        self._connected_since: float | None = None
+        self._due = False
+        self._ending = False
+        self._gave_up = False
+        self._thread = threading.Thread(target=self._run, name="sjq-heartbeat", daemon=True)
+
+    def start(self) -> None:
+        """Beat once, so that the worker is known before it locks anything, and go on in the background.
+
+        Raises BrokerDown when the broker cannot be reached.
+        """
+        self._beat()
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop beating."""
+        with self._changed:
+            self._ending = self._due = True
+            self._changed.notify_all()
+        self._thread.join()
+
+    def give_up_waiting(self) -> None:
+        """Let nobody wait for the broker any longer: the worker ends."""
+        with self._changed:
+            self._gave_up = True
+            self._changed.notify_all()
+
+    def connected_for_s(self) -> float:
+        """How long the broker has answered without a break."""
+        with self._changed:
+            return 0.0 if self._connected_since is None else clock.monotonic() - self._connected_since
+
+    def wait_for_broker(self) -> None:
+        """Report that the broker did not answer, and wait until it does. Raises BrokerDown when the worker ends."""
+        with self._changed:
+            self._lost("a call was not answered")
+            self._due = True
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._connected_since is not None or self._gave_up)
+            if self._connected_since is None:
+                raise BrokerDown("the broker did not come back before the worker ended")
+
+    def beat_now(self) -> None:
+        """Beat at once: something that the broker should know has changed."""
+        with self._changed:
+            self._due = True
+            self._changed.notify_all()
+
+    def _run(self) -> None:
+        retry_s = FIRST_RETRY_S
+        while True:
+            with self._changed:
+                pause = self._lease_s / 3 if self._connected_since is not None else retry_s
+                if self._connected_since is not None:
+                    self._changed.wait_for(lambda: self._due, pause)
+                else:
+                    self._changed.wait_for(lambda: self._ending, pause)
+                self._due = False
+                if self._ending:
+                    return
+            try:
+                self._beat()
+            except BrokerDown as error:
+                with self._changed:
+                    self._lost(str(error))
+                retry_s = min(2 * retry_s, LONGEST_RETRY_S)
+            else:
+                retry_s = FIRST_RETRY_S
+
+    def _beat(self) -> None:
+        """Beat once. After an outage this comes first: before it, nobody else of this worker is let through."""
+        topics = self._topics()
+        pulse = self._broker.heartbeat(
+            self._worker, self._facts(), lease_s=self._lease_s, topics=topics, leases=self._in_flight.leases()
+        )
+        if pulse.lost_leases:
+            self._in_flight.lose(pulse.lost_leases)
+        if pulse.lost_locks:
+            self._on_lost_locks(pulse.lost_locks)
+        with self._changed:
+            if self._connected_since is None:
+                self._connected_since = clock.monotonic()
+                self._changed.notify_all()
+                if self._thread.is_alive():
+                    _log.warning("the broker answers again", extra={"event": "connected"})
+
+    def _lost(self, why: str) -> None:
+        if self._connected_since is not None:
+            self._connected_since = None
+            _log.warning("the broker is away: %s; trying again", why, extra={"event": "disconnected"})

@@ -1,0 +1,63 @@
+"""The attempts that run in this worker now: what the heartbeat proves, and what a stop or a lost lease ends."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection
+
+from sjq.executors.base import Executor, Task
+from sjq.job import Lease
+
+
+class InFlight:
+    """A table of attempts, shared by the slots, the heartbeat and the worker."""
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+        self._changing = threading.Lock()
+        self._tasks: dict[str, tuple[Lease, Task | None]] = {}
+        self._lost: set[str] = set()
+        self._interrupted = False
+
+    def begin(self, lease: Lease) -> None:
+        """Note that an attempt has begun; from now on its lease is proved."""
+        with self._changing:
+            self._tasks[lease.fence] = (lease, None)
+
+    def running(self, lease: Lease, task: Task) -> None:
+        """Note the task of an attempt, so that it can be killed; kill it at once if that is due already."""
+        with self._changing:
+            self._tasks[lease.fence] = (lease, task)
+            due = self._interrupted or lease.fence in self._lost
+        if due:
+            self._executor.kill(task)
+
+    def end(self, lease: Lease) -> None:
+        """Note that an attempt has been settled, or was lost."""
+        with self._changing:
+            self._tasks.pop(lease.fence, None)
+            self._lost.discard(lease.fence)
+
+    def leases(self) -> list[Lease]:
+        """Return the leases of all attempts."""
+        with self._changing:
+            return [lease for lease, _ in self._tasks.values()]
+
+    def lose(self, fences: Collection[str]) -> None:
+        """Kill the attempts whose leases are lost."""
+        with self._changing:
+            self._lost |= self._tasks.keys() & fences
+            tasks = [self._tasks[fence][1] for fence in self._lost]
+        self._kill(tasks)
+
+    def interrupt(self) -> None:
+        """Kill every attempt, for a stop: they are released."""
+        with self._changing:
+            self._interrupted = True
+            tasks = [task for _, task in self._tasks.values()]
+        self._kill(tasks)
+
+    def _kill(self, tasks: Collection[Task | None]) -> None:
+        for task in tasks:
+            if task is not None:
+                self._executor.kill(task)

@@ -1,0 +1,115 @@
+"""What an attempt's exit and output mean: succeed, with which next jobs, or fail, and why. Decides, does nothing."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from sjq.errors import MessageError, UsageError
+from sjq.executors.base import Exit
+from sjq.job import MOST_NEXT_JOBS, Message, Outcome, check_topic, failed, succeeded
+from sjq.states import Reason
+
+_FORM = 'an output is {"data": ...}, with "next_topic", "next_topics" or "next" beside it where jobs follow'
+
+
+class _Next(msgspec.Struct, forbid_unknown_fields=True):
+    topic: str
+    data: msgspec.Raw = msgspec.Raw(b"null")
+    attachment: str | None = None
+    priority: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    delay: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+class _Output(msgspec.Struct, forbid_unknown_fields=True):
+    data: msgspec.Raw
+    next_topic: str | msgspec.UnsetType = msgspec.UNSET
+    next_topics: list[str] | msgspec.UnsetType = msgspec.UNSET
+    next: list[_Next] | msgspec.UnsetType = msgspec.UNSET
+
+
+_output = msgspec.json.Decoder(_Output)
+
+
+class _BadOutput(Exception):
+    """The output cannot be used; the text says why."""
+
+
+def judge(message: Message, end: Exit, read_output: Callable[[], bytes], root: Path) -> Outcome:
+    """Return the outcome of an attempt whose process ended.
+
+    `read_output` reads what the attempt wrote and raises FileNotFoundError when it wrote nothing; attachments of
+    next jobs are read relative to `root`.
+    """
+    if end.error is not None:
+        return failed(Reason.LOST, f"{end.error}, through no fault that sjq could see: sjq retry runs it again")
+    if end.signal is not None:
+        return failed(Reason.SIGNAL, f"its process was killed by {_signal_name(end.signal)}")
+    if end.exit_code != 0:
+        return failed(Reason.EXIT, f"its process ended with exit code {end.exit_code}; stderr says why")
+    try:
+        return succeeded(_next_jobs(message, _read(read_output), root))
+    except _BadOutput as error:
+        return failed(Reason.OUTPUT, str(error))
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return f"{signal.Signals(number).name} (signal {number})"
+    except ValueError:
+        return f"signal {number}"
+
+
+def _read(read_output: Callable[[], bytes]) -> _Output:
+    try:
+        text = read_output()
+    except FileNotFoundError:
+        raise _BadOutput(
+            "its process ended well, but wrote no output: decorate the function that does the work with @sjq.job, "
+            "or write JSON to the file that --output names"
+        ) from None
+    except OSError as error:
+        raise _BadOutput(f"its output cannot be read: {error.strerror}") from error
+    try:
+        text.decode("utf-8")
+        return _output.decode(text)
+    except UnicodeDecodeError as error:
+        raise _BadOutput(f"its output is not UTF-8 (byte {error.start})") from None
+    except msgspec.ValidationError as error:
+        raise _BadOutput(f"its output is not of a form that sjq knows: {error}; {_FORM}") from None
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise _BadOutput(f"its output is not whole JSON: {error}") from None
+
+
+def _next_jobs(message: Message, output: _Output, root: Path) -> list[Message]:
+    given = [name for name in ("next_topic", "next_topics", "next") if getattr(output, name) is not msgspec.UNSET]
+    if len(given) > 1:
+        raise _BadOutput(f"its output has {' and '.join(given)}; {_FORM}")
+    following: list[_Next] = []
+    if isinstance(output.next_topic, str):
+        following = [_Next(output.next_topic, output.data)]
+    elif isinstance(output.next_topics, list):
+        following = [_Next(topic, output.data) for topic in output.next_topics]
+    elif isinstance(output.next, list):
+        following = output.next
+    if len(following) > MOST_NEXT_JOBS:
+        raise _BadOutput(f"its output names {len(following)} next jobs; {MOST_NEXT_JOBS} are the most")
+    return [_next_job(message, item, index, root) for index, item in enumerate(following)]
+
+
+def _next_job(message: Message, item: _Next, index: int, root: Path) -> Message:
+    for name in ("priority", "delay"):
+        if getattr(item, name) is not msgspec.UNSET:
+            raise _BadOutput(f'its output asks for a "{name}" at next[{index}], which is not supported yet')
+    try:
+        check_topic(item.topic)
+        attachment = None if item.attachment is None else (root / item.attachment).read_bytes()
+    except (UsageError, MessageError) as error:
+        raise _BadOutput(f"its output names a next topic that cannot be: {error}") from None
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise _BadOutput(f"the attachment {item.attachment!r} of next[{index}] cannot be read: {why}") from None
+    return message.next(item.topic, bytes(item.data), attachment=attachment)

@@ -1,0 +1,298 @@
+"""The worker: takes the topics it may have, keeps slots at work on them, and ends in good order."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+
+import msgspec
+
+import sjq
+from sjq import clock
+from sjq.brokers.base import Broker, Holder
+from sjq.config import Config
+from sjq.errors import BrokerDown, LockHeld
+from sjq.executors.local import LocalExecutor
+from sjq.identity import WorkerIdentity
+from sjq.records import Records
+from sjq.states import State
+from sjq.topics import Topic, find_topic, find_topics
+from sjq.worker.attempt import Attempts
+from sjq.worker.gate import Gate
+from sjq.worker.heartbeat import Heartbeat
+from sjq.worker.in_flight import InFlight
+from sjq.worker.lock_file import LockFile
+from sjq.worker.quota import Quota
+from sjq.worker.recovery import LOCK_FILE, Recovery
+from sjq.worker.slot import Slot
+
+BEAT_S = 0.2
+"""How often the main thread looks at what it cannot be woken for: signals, the topics folder."""
+
+_log = logging.getLogger("sjq.worker")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What a worker is asked to do."""
+
+    topics: tuple[str, ...] = ()
+    """Empty: all in `topics/` that are free, new ones too."""
+    concurrency: int | None = None
+    limit: int | None = None
+    burst: bool = False
+    grace: float | None = None
+
+
+class Worker:
+    """A daemon of plain blocking code: one thread per slot, one for the heartbeat, one that listens."""
+
+    def __init__(self, config: Config, broker: Broker, options: Options) -> None:
+        self._config, self._broker, self._options = config, broker, options
+        self._identity = WorkerIdentity.of_this_process()
+        self.id = self._identity.id
+        self._grace_s = config.worker.grace if options.grace is None else options.grace
+        self._started = clock.rfc3339(clock.now())
+        self._gates: dict[str, Gate] = {}
+        self._slots: list[Slot] = []
+        self._unfit: dict[str, str] = {}
+        self._changed = threading.Condition()
+        self._stop_requests = 0
+        self._quota = Quota(options.limit)
+        self._fence_numbers = itertools.count(1)
+
+    def request_stop(self) -> None:
+        """Ask for a stop; a second request skips the wait for running jobs. Safe in a signal handler."""
+        self._stop_requests += 1
+
+    def run(self) -> int:
+        """Work until stopped, until `limit` or until `burst` is done; return the exit code."""
+        named = [find_topic(name, self._config) for name in self._options.topics]
+        self._lock_file = LockFile(self._config.state_folder / "workers", self.id)
+        self._executor = LocalExecutor(self._config.root, lock=self._lock_file.descriptor)
+        self._in_flight = InFlight(self._executor)
+        self._heartbeat = Heartbeat(
+            self._broker,
+            self.id,
+            lease_s=self._config.worker.lease,
+            facts=self._facts,
+            topics=self._locked,
+            in_flight=self._in_flight,
+            on_lost_locks=self._lose_locks,
+        )
+        records = Records(self._config.job_data)
+        self._recovery = Recovery(
+            self._broker,
+            records,
+            worker=self.id,
+            lease_s=self._config.worker.lease,
+            connected_for_s=self._heartbeat.connected_for_s,
+        )
+        self._attempts = Attempts(
+            worker=self.id,
+            root=self._config.root,
+            broker=self._broker,
+            executor=self._executor,
+            records=records,
+            heartbeat=self._heartbeat,
+            in_flight=self._in_flight,
+        )
+        try:
+            return self._work(named)
+        finally:
+            self._executor.close()
+            self._lock_file.close()
+
+    def _work(self, named: Collection[Topic]) -> int:
+        self._heartbeat.start()
+        self._wakeup = self._broker.wakeup([topic.name for topic in named] or None, self.id)
+        try:
+            self._open_gates(named)
+            self._loop(named)
+            return 1 if self._options.burst and any(gate.held for gate in self._gates.values()) else 0
+        finally:
+            self._end()
+
+    # Taking topics.
+
+    def _open_gates(self, named: Collection[Topic]) -> None:
+        if named:
+            self._lock_all(named)
+        for topic in named or find_topics(self._config)[0].values():
+            self._add(topic, locked=bool(named))
+        self._care()
+        self._recovery.repair_records()
+        served = ", ".join(sorted(name for name, gate in self._gates.items() if gate.locked)) or "no topic yet"
+        _log.info("worker %s serves %s", self.id, served, extra={"event": "worker_started", "worker": self.id})
+
+    def _lock_all(self, topics: Collection[Topic]) -> None:
+        """Lock all topics or none; what a dead worker left is waited for."""
+        names = [topic.name for topic in topics]
+        while held := self._broker.lock(names, self.id, self._config.worker.lease):
+            left = self._recovery.free(held)
+            if alive := [holder for holder in left if holder.facts or not holder.expires]:
+                raise LockHeld(_held_by(alive))
+            if left:
+                self._pause(BEAT_S)
+                self._heartbeat.beat_now()
+            if self._stop_requests:
+                return
+
+    def _add(self, topic: Topic, *, locked: bool) -> None:
+        if self._options.concurrency is not None:
+            topic = replace(topic, policy=replace(topic.policy, concurrency=self._options.concurrency))
+        gate = self._gates[topic.name] = Gate(topic, self._executor)
+        gate.locked = locked
+        for _ in range(topic.policy.concurrency):
+            slot = Slot(
+                gate,
+                self._attempts,
+                wakeup=self._wakeup,
+                quota=self._quota,
+                fence_numbers=self._fence_numbers,
+                on_change=self._notify,
+            )
+            self._slots.append(slot)
+            slot.thread.start()
+
+    def _look_for_topics(self) -> None:
+        """Serve scripts that are new in `topics/`, and say once why a file cannot be a topic."""
+        topics, unfit = find_topics(self._config)
+        for name, topic in topics.items():
+            if name not in self._gates:
+                self._add(topic, locked=False)
+        for file, why in unfit.items():
+            if self._unfit.get(file) != why:
+                _log.warning("%s", why, extra={"event": "unfit", "file": file})
+        self._unfit = unfit
+
+    def _care(self) -> None:
+        """Try to lock the topics we stand by for, and take back what dead workers left on ours."""
+        for name, gate in self._gates.items():
+            if not gate.locked:
+                held = self._broker.lock([name], self.id, self._config.worker.lease)
+                if held and not self._recovery.free(held):
+                    held = self._broker.lock([name], self.id, self._config.worker.lease)
+                if not held:
+                    gate.locked = True
+        ours = [gate.topic for gate in self._gates.values() if gate.locked]
+        self._recovery.recover(ours)
+        self._wakeup.poke()
+
+    def _lose_locks(self, topics: Collection[str]) -> None:
+        for name in topics:
+            if (gate := self._gates.get(name)) and gate.locked:
+                gate.locked = False
+                _log.warning(
+                    "topic %s was taken over by another worker: standing by for it",
+                    name,
+                    extra={"event": "lock_lost", "topic": name},
+                )
+
+    def _locked(self) -> list[str]:
+        return [name for name, gate in list(self._gates.items()) if gate.locked]
+
+    # Working.
+
+    def _loop(self, named: Collection[Topic]) -> None:
+        care_every_s = max(BEAT_S, self._config.worker.lease / 3)
+        next_care = next_look = clock.monotonic()
+        while not self._stop_requests and not self._quota.used_up:
+            now = clock.monotonic()
+            try:
+                if not named and now >= next_look:
+                    self._look_for_topics()
+                    next_look = now + 1.0
+                if now >= next_care:
+                    self._care()
+                    next_care = now + care_every_s
+                if self._options.burst and self._done():
+                    return
+            except BrokerDown:
+                if not self._stop_requests:
+                    self._pause(BEAT_S)  # the heartbeat says so, and brings it back
+            self._pause(BEAT_S)
+
+    def _done(self) -> bool:
+        """Tell whether nothing waits or runs on the topics that are served."""
+        if not all(slot.idle for slot in self._slots):
+            return False
+        served = [name for name, gate in self._gates.items() if gate.locked and not gate.held]
+        counts = self._broker.counts(served)
+        open_jobs = sum(count.states[State.INCOMING] + count.states[State.PROCESSING] for count in counts)
+        return open_jobs == 0 and all(slot.idle for slot in self._slots)
+
+    def _notify(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+    def _pause(self, seconds: float) -> None:
+        with self._changed:
+            self._changed.wait(seconds)
+
+    def _facts(self) -> Mapping[str, str]:
+        gates = list(self._gates.items())
+        held = {name: gate.held for name, gate in gates if gate.held}
+        return {
+            **self._identity.fields(),
+            LOCK_FILE: str(self._lock_file.path),
+            "topics": msgspec.json.encode([name for name, gate in gates if gate.locked]).decode(),
+            "held": msgspec.json.encode(held).decode(),
+            "in_flight": str(len(self._in_flight.leases())),
+            "started": self._started,
+            "version": sjq.__version__,
+        }
+
+    # Ending.
+
+    def _end(self) -> None:
+        """Take nothing more, give running jobs the grace, release the rest, and free the topics."""
+        for slot in self._slots:
+            slot.stop()
+        self._wakeup.poke()
+        self._wait_for_slots()
+        if any(slot.thread.is_alive() for slot in self._slots):
+            self._in_flight.interrupt()
+            self._heartbeat.give_up_waiting()
+            for slot in self._slots:
+                slot.thread.join()
+        self._heartbeat.close()
+        self._wakeup.close()
+        try:
+            self._broker.leave(self.id, self._locked())
+        except BrokerDown as error:
+            _log.warning("the broker is away: the locks free themselves (%s)", error, extra={"event": "cut_off"})
+        _log.info("worker %s ended", self.id, extra={"event": "worker_ended", "worker": self.id})
+
+    def _wait_for_slots(self) -> None:
+        requests = self._stop_requests
+        deadline = clock.monotonic() + self._grace_s
+        said = False
+        while running := [slot for slot in self._slots if slot.thread.is_alive()]:
+            if clock.monotonic() >= deadline or self._stop_requests > max(1, requests):
+                return
+            if not said and self._in_flight.leases():
+                said = True
+                _log.info(
+                    "stopping: waiting up to %.0f s for %d running jobs (again to stop them now)",
+                    self._grace_s,
+                    len(self._in_flight.leases()),
+                    extra={"event": "stopping"},
+                )
+            running[0].thread.join(BEAT_S / 2)
+
+
+def _held_by(holders: Collection[Holder]) -> str:
+    described = []
+    for holder in holders:
+        if holder.expires:
+            described.append(f"topic {holder.topic!r} is held by worker {holder.worker}")
+        else:
+            described.append(
+                f"topic {holder.topic!r} is locked by {holder.worker!r} without expiry, as an older sjq did; if that "
+                f"worker has ended: sjq unlock {holder.topic}"
+            )
+    return "; ".join(described)

@@ -1,0 +1,112 @@
+"""Recovery: what dead workers left in the broker and in `job_data/` is put right by those who live."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+
+from sjq import identity
+from sjq.brokers.base import Broker, Holder
+from sjq.job import shown, worker_of
+from sjq.records import Records, Unpublished, digest_of
+from sjq.states import State
+from sjq.topics import Topic
+from sjq.worker.lock_file import processes_gone
+
+_log = logging.getLogger("sjq.worker")
+
+LOCK_FILE = "lock_file"
+"""The fact under which a worker tells where its lock file is."""
+
+
+class Recovery:
+    """Looks for dead workers, and takes their jobs and locks back."""
+
+    def __init__(
+        self, broker: Broker, records: Records, *, worker: str, lease_s: float, connected_for_s: Callable[[], float]
+    ) -> None:
+        self._broker, self._records = broker, records
+        self._worker, self._lease_s, self._connected_for_s = worker, lease_s, connected_for_s
+
+    def recover(self, topics: Collection[Topic]) -> int:
+        """Take back the jobs of dead workers on these topics; return how many there were."""
+        suspects = self._broker.suspects([topic.name for topic in topics])
+        found = 0
+        for topic in topics:
+            dead, expired = self._gone(suspects.get(topic.name, {}))
+            if not dead and not expired:
+                continue
+            for job in self._broker.recover(topic.name, dead=dead, expired=expired, losses=topic.policy.losses):
+                found += 1
+                again = "waits again" if job.state is State.INCOMING else "was lost too often and is failed"
+                _log.warning(
+                    "%s %s: its worker %s is gone",
+                    shown(job.job_id),
+                    again,
+                    job.worker or "(unknown)",
+                    extra={"event": "recovered", "job": job.job_id},
+                )
+        if found:
+            self.repair_records()
+        return found
+
+    def _gone(self, workers: Mapping[str, Mapping[str, str]]) -> tuple[list[str], list[str]]:
+        """Return the workers that are dead beyond doubt, and those that stopped renewing."""
+        dead, expired = [], []
+        for worker, facts in workers.items():
+            if worker == self._worker:
+                continue
+            if worker == "" or (facts and is_gone(facts)):
+                dead.append(worker)
+            elif not facts and self._may_judge_by_expiry():
+                expired.append(worker)
+        return dead, expired
+
+    def _may_judge_by_expiry(self) -> bool:
+        """After an outage of the broker everybody looks dead, until everybody had the time to renew."""
+        return self._connected_for_s() >= self._lease_s
+
+    def free(self, holders: Collection[Holder]) -> list[Holder]:
+        """Free the locks of workers that are dead beyond doubt; return the holders that are left."""
+        left = []
+        for holder in holders:
+            if holder.facts and is_gone(holder.facts):
+                self._broker.unlock(holder)
+            else:
+                left.append(holder)
+        return left
+
+    def repair_records(self) -> None:
+        """Publish what was sealed and settled, delete what came to nothing, and report what nobody knows."""
+        attempts = list(self._records.unpublished())
+        if not attempts:
+            return
+        alive = {worker for worker, facts in self._broker.workers().items() if not is_gone(facts)}
+        published = [attempt.job_id for attempt in attempts if self._repair(attempt, alive) and attempt.job_id]
+        if published:
+            self._broker.confirm(published)
+
+    def _repair(self, attempt: Unpublished, alive: Collection[str]) -> bool:
+        """Put the files of one attempt right; tell whether they were published now."""
+        job = None if attempt.job_id is None else self._broker.get(attempt.job_id)
+        if job is None:
+            _log.warning(
+                "%s has files of an attempt, but the broker does not know the job: they are kept",
+                attempt.name,
+                extra={"event": "unknown_record"},
+            )
+        elif job.state is State.PROCESSING or worker_of(job.fence or "") in alive:
+            return False  # recovery comes first, or its worker is about to do this itself
+        elif attempt.sealed and job.fence and digest_of(job.fence) == attempt.digest:
+            self._records.publish(attempt)
+            return True
+        else:
+            self._records.discard(attempt)
+        return False
+
+
+def is_gone(facts: Mapping[str, str]) -> bool:
+    """Tell whether a worker and everything that it ran are gone beyond doubt."""
+    lock_file = facts.get(LOCK_FILE, "")
+    return identity.is_dead(facts) and (not lock_file or processes_gone(Path(lock_file)))

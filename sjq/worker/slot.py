@@ -1,0 +1,123 @@
+"""A slot: a worker's room for one running job of a topic, and the thread that fills it again and again."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+from collections.abc import Callable
+
+from sjq.brokers.base import Broker, Wakeup
+from sjq.errors import BrokerDown, EnvironmentFailed
+from sjq.executors.base import Runtime
+from sjq.job import Lease, Malformed, make_fence, shown
+from sjq.worker.attempt import Attempts
+from sjq.worker.gate import Gate
+from sjq.worker.heartbeat import Heartbeat
+from sjq.worker.quota import Quota
+
+LONGEST_NAP_S = 30.0
+"""A net below the wake-up: nobody waits longer without a look."""
+
+_log = logging.getLogger("sjq.worker")
+
+
+class Slot:
+    """Takes a job, runs it, and takes the next, until it is told to stop."""
+
+    def __init__(
+        self,
+        gate: Gate,
+        attempts: Attempts,
+        *,
+        wakeup: Wakeup,
+        quota: Quota,
+        fence_numbers: itertools.count[int],
+        on_change: Callable[[], None],
+    ) -> None:
+        self.gate = gate
+        self.idle = False
+        """True while there was nothing to take at the last look."""
+        self._attempts = attempts
+        self._broker: Broker = attempts.broker
+        self._heartbeat: Heartbeat = attempts.heartbeat
+        self._wakeup, self._quota, self._on_change = wakeup, quota, on_change
+        self._fence_numbers = fence_numbers
+        self._stopping = threading.Event()
+        self._published: list[str] = []
+        self.thread = threading.Thread(target=self._run, name=f"sjq-{gate.topic.name}", daemon=True)
+
+    def stop(self) -> None:
+        """Take nothing more; what runs goes on to its end."""
+        self._stopping.set()
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping.is_set():
+                mark = self._wakeup.mark()
+                if not self._step():
+                    self._nap(mark)
+            if self._published:
+                self._broker.confirm(self._published)
+        except BrokerDown as error:
+            # Only when the worker ends while the broker is away: what is open is recovered later.
+            _log.warning("ended while the broker is away: %s", error, extra={"event": "cut_off"})
+        finally:
+            self.idle = True
+            self._on_change()
+
+    def _step(self) -> bool:
+        """Look for a job, and run it if there is one; tell whether another look is worth while at once."""
+        runtime = self.gate.pass_through()
+        if runtime is None or not self._quota.begin():
+            return False
+        taken = self._take()
+        if taken is None:
+            self._quota.give_back()
+            return False
+        self.idle = False
+        if isinstance(taken, Malformed):
+            self._quota.give_back()
+            _log.warning(
+                "%s failed: %s", shown(taken.job_id), taken.why, extra={"event": "failed", "job": taken.job_id}
+            )
+            return True
+        try:
+            self._attempt(taken, runtime)
+        finally:
+            self._quota.end()
+            self._on_change()
+        return True
+
+    def _attempt(self, lease: Lease, runtime: Runtime) -> None:
+        try:
+            if self._attempts.run(lease, runtime):
+                self._published.append(lease.job_id)
+                self.gate.ran_well()
+        except OSError as error:
+            self.gate.hold(f"job_data/ cannot be used: {error}")
+        except EnvironmentFailed as error:
+            self.gate.hold(str(error))
+
+    def _take(self) -> Lease | Malformed | None:
+        """Take, however long the broker is away: a take whose answer was lost is repeated under the same fence."""
+        worker = self._attempts.worker
+        fence = make_fence(worker, next(self._fence_numbers))
+        topic, again = self.gate.topic.name, False
+        while True:
+            try:
+                taken = self._broker.take(topic, worker, fence, published=self._published, again=again)
+            except BrokerDown:
+                self._heartbeat.wait_for_broker()
+                again = True
+            else:
+                self._published.clear()
+                return taken
+
+    def _nap(self, mark: int) -> None:
+        retry_s = self.gate.retry_in_s()
+        if not self.idle:
+            self.idle = True
+            self._on_change()
+        if not self._stopping.is_set():
+            self._wakeup.wait(mark, LONGEST_NAP_S if retry_s is None else min(retry_s + 0.01, LONGEST_NAP_S))
