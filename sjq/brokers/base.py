@@ -150,6 +150,10 @@ class Broker(ABC):
         """Return the job with its data, or None when the broker does not know it."""
 
     @abstractmethod
+    def attachment(self, job_id: str) -> bytes | None:
+        """Return the attachment of a job that has not succeeded, or None when it has none."""
+
+    @abstractmethod
     def find(self, prefix: str, limit: int) -> Sequence[str]:
         """Return up to `limit` ids that the broker knows and that start with `prefix`."""
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sjq.brokers.base import Broker
-from sjq.errors import BrokerDown, EnvironmentFailed, LeaseLost
+from sjq.errors import BrokerDown, LeaseLost
 from sjq.executors.base import Executor, Exit, Runtime, Task
 from sjq.job import Lease, Outcome, released, shown
 from sjq.records import Record, Records
@@ -64,7 +64,8 @@ class Attempts:
                         lease, record=record, task=task, end=end, outcome=outcome, worker=self.worker, root=self.root
                     )
                 )
-        except (OSError, EnvironmentFailed) as error:
+        except Exception as error:
+            # A fault of this machine, or of our own: the job has done nothing to deserve it.
             self._give_up(lease, record, f"it could not be run here: {error}")
             raise
         if outcome.state is State.INCOMING:

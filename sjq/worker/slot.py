@@ -55,7 +55,7 @@ class Slot:
         try:
             while not self._stopping.is_set():
                 mark = self._wakeup.mark()
-                if not self._step():
+                if not self._step_or_hold():
                     self._nap(mark)
             if self._published:
                 self._broker.confirm(self._published)
@@ -65,6 +65,17 @@ class Slot:
         finally:
             self.idle = True
             self._on_change()
+
+    def _step_or_hold(self) -> bool:
+        """Outlive a fault of our own: the topic is held, and other topics do not wait."""
+        try:
+            return self._step()
+        except BrokerDown:
+            raise
+        except Exception as error:  # noqa: BLE001 - the outermost loop
+            _log.exception("a fault in sjq itself", extra={"event": "fault", "topic": self.gate.topic.name})
+            self.gate.hold(f"a fault in sjq itself: {error!r}")
+            return False
 
     def _step(self) -> bool:
         """Look for a job, and run it if there is one; tell whether another look is worth while at once."""

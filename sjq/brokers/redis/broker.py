@@ -48,7 +48,7 @@ class RedisBroker(Inspection):
         raw_id, text, attempt, taken_ms, since_ms, history = answer
         job_id = id_from_bytes(raw_id)
         try:
-            message = decode_message(job_id, topic, text, lambda: self._attachment(job_id))
+            message = decode_message(job_id, topic, text, lambda: self.attachment(job_id))
         except MessageError as error:
             self._refuse(job_id, topic, fence, str(error))
             return Malformed(job_id=job_id, topic=topic, why=str(error))
@@ -73,10 +73,6 @@ class RedisBroker(Inspection):
         except BrokerDown:
             # Whether the job was taken is unknown: the fence in the repeated call finds it if it was.
             return run(1)
-
-    def _attachment(self, job_id: str) -> bytes | None:
-        attachment: bytes | None = self.server.ask("GET", self.keys.job_attachment(job_id))
-        return attachment
 
     def _refuse(self, job_id: str, topic: str, fence: str, why: str) -> None:
         outcome = failed(Reason.MESSAGE, why)

@@ -59,6 +59,11 @@ class Inspection(Broker):
                 )
         return job
 
+    def attachment(self, job_id: str) -> bytes | None:
+        """Read the attachment."""
+        attachment: bytes | None = self.server.ask("GET", self.keys.job_attachment(job_id))
+        return attachment
+
     def find(self, prefix: str, limit: int) -> Sequence[str]:
         """Scan messages and states; a state without a message is the stub of a succeeded job."""
         found: set[str] = set()
