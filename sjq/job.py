@@ -186,12 +186,22 @@ def check_json(text: bytes, what: str) -> bytes:
     except msgspec.ValidationError:
         raise MessageError(f"{what} is not one JSON value, but none or several") from None
     except (msgspec.DecodeError, RecursionError) as error:
-        raise MessageError(f"{what} is not JSON: {_without_position(error)}") from None
+        raise MessageError(f"{what} is not JSON: {_unwrapped(error)}") from None
 
 
-def _without_position(error: Exception) -> str:
-    """Return the parser's words; the byte it names counts from a wrapper that the user never saw."""
-    return re.sub(r"^JSON is malformed: | \(byte \d+\)$", "", str(error))
+def _unwrapped(error: Exception) -> str:
+    """Return the fault without its position, which counts from a wrapper that the user never saw."""
+    return re.sub(r" \(byte \d+\)$", "", json_fault(error))
+
+
+def json_fault(error: Exception) -> str:
+    """Return what is wrong with a text that the parser refused, in words that say what to do about it."""
+    words = re.sub(r"^JSON is malformed: ", "", str(error))
+    if "truncated" in words:
+        return "it ends too early"
+    if "hex escape" in words:
+        return f"a \\u escape is half a surrogate pair, which is no character: {words}"
+    return words
 
 
 class _Wire(msgspec.Struct):
@@ -228,7 +238,7 @@ def decode_message(
     except UnicodeDecodeError as error:
         raise MessageError(f"the message is not UTF-8 (byte {error.start})") from None
     except (msgspec.DecodeError, RecursionError) as error:
-        raise MessageError(f"the message is no JSON object of the right form: {error}") from None
+        raise MessageError(f"the message is no JSON object of the right form: {json_fault(error)}") from None
     if wire.data is msgspec.UNSET:
         raise MessageError('the message has no "data": a message is {"job_id": ..., "data": ...}')
     if bytes(wire.priority) not in (b"null", b"0"):

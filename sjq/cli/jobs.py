@@ -53,14 +53,14 @@ def create_command(
     if jsonl is not None and given is not None:
         raise click.UsageError("give INPUT or --jsonl, not both")
     with Client() as client:
-        _warn_without_handler(client, topic)
         if jsonl is not None:
             for job_id in client.create_many(topic, _lines(jsonl), parent_job_id=parent_job_id):
                 render.line(job_id)
-            return
-        job = _read(given, attachment)
-        data = msgspec.Raw(job.data)
-        render.line(client.create(topic, data, attachment=job.attachment, parent_job_id=parent_job_id))
+        else:
+            job = _read(given, attachment)
+            data = msgspec.Raw(job.data)
+            render.line(client.create(topic, data, attachment=job.attachment, parent_job_id=parent_job_id))
+        _warn_without_handler(client, topic)
 
 
 def _warn_without_handler(client: Client, topic: str) -> None:
@@ -69,7 +69,7 @@ def _warn_without_handler(client: Client, topic: str) -> None:
     try:
         find_topic(topic, client.config)
     except UsageError as error:
-        render.talk(f"warning: {error}; the job waits for a worker that has one")
+        render.talk(f"warning: {error}; what was created waits for a worker that has one")
 
 
 def _read(given: str | None, attachment: Path | None) -> _Given:
@@ -87,10 +87,10 @@ def _read(given: str | None, attachment: Path | None) -> _Given:
         return _Given(b"{}", _file(path))
     try:
         return _Given(check_json(given.encode("utf-8", "surrogateescape"), "INPUT"), attached)
-    except MessageError as error:
+    except MessageError:
         if given.lstrip()[:1] in ("{", "[", '"'):
             raise
-        raise UsageError(f"{render.brief(given)!r} is neither a file that is there nor JSON: {error}") from None
+        raise UsageError(f"{render.brief(given)!r} is neither JSON nor a file that is there") from None
 
 
 def _is_file(path: Path) -> bool:

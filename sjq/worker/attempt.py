@@ -16,6 +16,7 @@ from sjq.states import State
 from sjq.worker.heartbeat import Heartbeat
 from sjq.worker.in_flight import InFlight
 from sjq.worker.judgement import judge
+from sjq.worker.lock_file import LockFile
 from sjq.worker.metadata import metadata
 
 _log = logging.getLogger("sjq.worker")
@@ -32,22 +33,23 @@ class Attempts:
     records: Records
     heartbeat: Heartbeat
     in_flight: InFlight
+    lock_file: LockFile
 
-    def run(self, lease: Lease, runtime: Runtime) -> bool:
-        """Run one attempt from its input to its published record; tell whether a record was published.
+    def run(self, lease: Lease, runtime: Runtime, slot: int) -> bool:
+        """Run one attempt in a slot, from its input to its published record; tell whether a record was published.
 
         Raises OSError or EnvironmentFailed when this machine cannot run it now; the job is released before.
         """
         self.in_flight.begin(lease)
         try:
-            return self._run(lease, runtime)
+            return self._run(lease, runtime, slot)
         except LeaseLost as error:
             _log.warning("%s: %s", shown(lease.job_id), error, extra={"event": "lease_lost", "job": lease.job_id})
             return False
         finally:
             self.in_flight.end(lease)
 
-    def _run(self, lease: Lease, runtime: Runtime) -> bool:
+    def _run(self, lease: Lease, runtime: Runtime, slot: int) -> bool:
         record = self.records.of(lease)
         try:
             self.records.begin(record, lease)
@@ -71,6 +73,7 @@ class Attempts:
         if outcome.state is State.INCOMING:
             self._give_up(lease, record, outcome.why or "")
             return False
+        self.lock_file.settling(slot, lease.job_id)
         try:
             self._settle(lease, outcome)
         except LeaseLost:

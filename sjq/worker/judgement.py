@@ -10,7 +10,7 @@ import msgspec
 
 from sjq.errors import MessageError, UsageError
 from sjq.executors.base import Exit
-from sjq.job import MOST_NEXT_JOBS, Message, Outcome, check_topic, failed, succeeded
+from sjq.job import MOST_NEXT_JOBS, Message, Outcome, check_topic, failed, json_fault, succeeded
 from sjq.states import Reason
 
 _FORM = 'an output is {"data": ...}, with "next_topic", "next_topics" or "next" beside it where jobs follow'
@@ -81,7 +81,7 @@ def _read(read_output: Callable[[], bytes]) -> _Output:
     except msgspec.ValidationError as error:
         raise _BadOutput(f"its output is not of a form that sjq knows: {error}; {_FORM}") from None
     except (msgspec.DecodeError, RecursionError) as error:
-        raise _BadOutput(f"its output is not whole JSON: {error}") from None
+        raise _BadOutput(f"its output is not whole JSON: {json_fault(error)}") from None
 
 
 def _next_jobs(message: Message, output: _Output, root: Path) -> list[Message]:

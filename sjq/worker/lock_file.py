@@ -1,10 +1,20 @@
-"""The lock file of a worker: held as long as the worker or one of its keepers lives, however they end."""
+"""The lock file of a worker: held as long as the worker or one of its keepers lives, however they end.
+
+In it stands, for each slot, the id of the job that the slot settled last: should the worker die between publishing a
+record and telling the broker so, its successor on this host finds here whose stubs are still to be confirmed.
+"""
 
 from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+
+from sjq.job import LONGEST_ID_BYTES
+
+_ENTRY = LONGEST_ID_BYTES + 1
 
 
 class LockFile:
@@ -13,8 +23,16 @@ class LockFile:
     def __init__(self, folder: Path, worker: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / f"{worker}.lock"
-        self.descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self.descriptor, fcntl.LOCK_EX)
+        while True:
+            self.descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self.descriptor, fcntl.LOCK_EX)
+            if _is(self.path, self.descriptor):
+                return
+            os.close(self.descriptor)  # somebody took it for abandoned before it was locked
+
+    def settling(self, slot: int, job_id: str) -> None:
+        """Note the job that a slot is about to settle."""
+        os.pwrite(self.descriptor, job_id.encode().ljust(_ENTRY, b"\0"), slot * _ENTRY)
 
     def close(self) -> None:
         """Remove the file: the worker and its keepers have ended."""
@@ -22,8 +40,33 @@ class LockFile:
         os.close(self.descriptor)
 
 
+@dataclass(frozen=True, slots=True)
+class Abandoned:
+    """The lock file of a worker that did not end in good order."""
+
+    path: Path
+    job_ids: tuple[str, ...]
+
+    @property
+    def worker(self) -> str:
+        """The id of the worker that it was."""
+        return self.path.stem
+
+
+def abandoned(folder: Path) -> Iterator[Abandoned]:
+    """Yield the lock files that nobody holds any more."""
+    for path in sorted(folder.glob("*.lock")):
+        if processes_gone(path):
+            try:
+                content = path.read_bytes()
+            except FileNotFoundError:
+                continue
+            entries = (content[start : start + _ENTRY].rstrip(b"\0") for start in range(0, len(content), _ENTRY))
+            yield Abandoned(path, tuple(entry.decode("utf-8", "replace") for entry in entries if entry))
+
+
 def processes_gone(path: Path) -> bool:
-    """Tell whether every process that held a dead worker's lock file has ended; then remove the file."""
+    """Tell whether every process that held a worker's lock file has ended."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -33,7 +76,13 @@ def processes_gone(path: Path) -> bool:
     except BlockingIOError:
         return False
     else:
-        path.unlink(missing_ok=True)
         return True
     finally:
         os.close(descriptor)
+
+
+def _is(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False

@@ -88,6 +88,7 @@ class Worker:
             self._broker,
             records,
             worker=self.id,
+            lock_files=self._lock_file.path.parent,
             lease_s=self._config.worker.lease,
             connected_for_s=self._heartbeat.connected_for_s,
         )
@@ -99,6 +100,7 @@ class Worker:
             records=records,
             heartbeat=self._heartbeat,
             in_flight=self._in_flight,
+            lock_file=self._lock_file,
         )
         try:
             return self._work(named)
@@ -150,6 +152,7 @@ class Worker:
             slot = Slot(
                 gate,
                 self._attempts,
+                number=len(self._slots),
                 wakeup=self._wakeup,
                 quota=self._quota,
                 fence_numbers=self._fence_numbers,

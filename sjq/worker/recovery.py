@@ -12,7 +12,7 @@ from sjq.job import shown, worker_of
 from sjq.records import Records, Unpublished, digest_of
 from sjq.states import State
 from sjq.topics import Topic
-from sjq.worker.lock_file import processes_gone
+from sjq.worker.lock_file import abandoned, processes_gone
 
 _log = logging.getLogger("sjq.worker")
 
@@ -24,9 +24,16 @@ class Recovery:
     """Looks for dead workers, and takes their jobs and locks back."""
 
     def __init__(
-        self, broker: Broker, records: Records, *, worker: str, lease_s: float, connected_for_s: Callable[[], float]
+        self,
+        broker: Broker,
+        records: Records,
+        *,
+        worker: str,
+        lock_files: Path,
+        lease_s: float,
+        connected_for_s: Callable[[], float],
     ) -> None:
-        self._broker, self._records = broker, records
+        self._broker, self._records, self._lock_files = broker, records, lock_files
         self._worker, self._lease_s, self._connected_for_s = worker, lease_s, connected_for_s
 
     def recover(self, topics: Collection[Topic]) -> int:
@@ -80,12 +87,18 @@ class Recovery:
     def repair_records(self) -> None:
         """Publish what was sealed and settled, delete what came to nothing, and report what nobody knows."""
         attempts = list(self._records.unpublished())
-        if not attempts:
+        files = list(abandoned(self._lock_files))
+        if not attempts and not files:
             return
         alive = {worker for worker, facts in self._broker.workers().items() if not is_gone(facts)}
-        published = [attempt.job_id for attempt in attempts if self._repair(attempt, alive) and attempt.job_id]
+        published = {attempt.job_id for attempt in attempts if self._repair(attempt, alive) and attempt.job_id}
+        for file in files:
+            published |= {job_id for job_id in file.job_ids if self._was_published(job_id, file.worker)}
         if published:
             self._broker.confirm(published)
+        for file in files:
+            if file.worker not in alive:
+                file.path.unlink(missing_ok=True)
 
     def _repair(self, attempt: Unpublished, alive: Collection[str]) -> bool:
         """Put the files of one attempt right; tell whether they were published now."""
@@ -96,14 +109,21 @@ class Recovery:
                 attempt.name,
                 extra={"event": "unknown_record"},
             )
-        elif job.state is State.PROCESSING or worker_of(job.fence or "") in alive:
+        elif not job.fence or digest_of(job.fence) != attempt.digest:
+            self._records.discard(attempt)
+        elif job.state is State.PROCESSING or worker_of(job.fence) in alive:
             return False  # recovery comes first, or its worker is about to do this itself
-        elif attempt.sealed and job.fence and digest_of(job.fence) == attempt.digest:
+        elif attempt.sealed:
             self._records.publish(attempt)
             return True
         else:
             self._records.discard(attempt)
         return False
+
+    def _was_published(self, job_id: str, worker: str) -> bool:
+        """Tell whether a dead worker's attempt succeeded, so that its stub waits for nothing but a confirmation."""
+        job = self._broker.get(job_id)
+        return job is not None and job.state is State.SUCCEEDED and worker_of(job.fence or "") == worker
 
 
 def is_gone(facts: Mapping[str, str]) -> bool:

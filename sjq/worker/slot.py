@@ -30,6 +30,7 @@ class Slot:
         gate: Gate,
         attempts: Attempts,
         *,
+        number: int,
         wakeup: Wakeup,
         quota: Quota,
         fence_numbers: itertools.count[int],
@@ -38,6 +39,7 @@ class Slot:
         self.gate = gate
         self.idle = False
         """True while there was nothing to take at the last look."""
+        self._number = number
         self._attempts = attempts
         self._broker: Broker = attempts.broker
         self._heartbeat: Heartbeat = attempts.heartbeat
@@ -102,7 +104,7 @@ class Slot:
 
     def _attempt(self, lease: Lease, runtime: Runtime) -> None:
         try:
-            if self._attempts.run(lease, runtime):
+            if self._attempts.run(lease, runtime, self._number):
                 self._published.append(lease.job_id)
                 self.gate.ran_well()
         except OSError as error:

@@ -20,7 +20,8 @@ MEMORY_POLL_S = 0.005
 def open_server(config: Config) -> RedisBroker:
     """Return a broker on the server that the configuration names by URL or by arguments."""
     where = without_password(config.broker) if config.broker else _shown(config.redis or {})
-    return RedisBroker(_server(config, where, config.broker, config.redis))
+    client = connect(config.broker, config.redis)
+    return RedisBroker(Server(client, prefix=config.prefix, events_length=config.events_length, where=where))
 
 
 def open_embedded(config: Config) -> RedisBroker:
@@ -28,8 +29,15 @@ def open_embedded(config: Config) -> RedisBroker:
     from sjq.brokers.redis.embedded import join  # noqa: PLC0415 - only projects without a server need it
 
     membership = join(config.state_folder / "redis")
+    client = connect(f"unix://{membership.socket}", None)
+
+    def revive() -> None:
+        membership.revive()
+        client.connection_pool.connection_kwargs["path"] = str(membership.socket)
+
     where = f"the embedded server of {config.root}"
-    return _EmbeddedBroker(_server(config, where, f"unix://{membership.socket}", None), membership.close)
+    server = Server(client, prefix=config.prefix, events_length=config.events_length, where=where, revive=revive)
+    return _EmbeddedBroker(server, membership.close)
 
 
 def open_memory(config: Config) -> RedisBroker:
@@ -71,10 +79,6 @@ class _MemoryBroker(RedisBroker):
         """Poll: fakeredis sends no notices, and looking costs next to nothing."""
         del topics, worker
         return PolledWakeup(MEMORY_POLL_S)
-
-
-def _server(config: Config, where: str, url: str | None, options: Mapping[str, object] | None) -> Server:
-    return Server(connect(url, options), prefix=config.prefix, events_length=config.events_length, where=where)
 
 
 def _shown(options: Mapping[str, object]) -> str:

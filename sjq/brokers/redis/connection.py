@@ -44,8 +44,18 @@ def connect(url: str | None, options: Mapping[str, object] | None) -> redis.Redi
 class Server:
     """A Redis or Valkey server, and the transitions that run in it."""
 
-    def __init__(self, client: redis.Redis, *, prefix: str, events_length: int | None, where: str) -> None:
+    def __init__(
+        self,
+        client: redis.Redis,
+        *,
+        prefix: str,
+        events_length: int | None,
+        where: str,
+        revive: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Call `revive` after a broken connection, before the next attempt."""
         self.client = client
+        self._revive = revive
         self._execute: Callable[..., Any] = client.execute_command
         self.prefix = prefix
         self.length = "" if events_length is None else str(events_length)
@@ -58,26 +68,35 @@ class Server:
         if "length" in transition.names:
             named["length"] = self.length
         arguments = list(rest)
+        return self._answered(lambda: transition(self._execute, arguments, **named), repeat=repeat)
+
+    def _answered(self, call: Callable[[], Any], *, repeat: bool) -> Any:  # noqa: ANN401 - what the call returns
         with self.errors():
             try:
-                return transition(self._execute, arguments, **named)
+                return call()
             except (redis.ConnectionError, redis.TimeoutError) as error:
+                self._revive()
                 if not repeat or isinstance(error, redis.AuthenticationError | redis.BusyLoadingError):
                     raise
-                return transition(self._execute, arguments, **named)
+                return call()
 
     def ask(self, *command: Argument) -> Any:  # noqa: ANN401 - what a server answers depends on the command
-        """Send one command."""
-        with self.errors():
-            return self._execute(*command)
+        """Send one command that only looks."""
+        return self._answered(lambda: self._execute(*command), repeat=True)
 
     def ask_all(self, commands: Iterable[tuple[Argument, ...]]) -> list[Any]:
-        """Send commands in one round trip."""
-        with self.errors(), self.client.pipeline(transaction=False) as pipe:
-            add: Callable[..., Any] = pipe.execute_command
-            for command in commands:
-                add(*command)
-            return pipe.execute()
+        """Send commands that only look, in one round trip."""
+        ordered = list(commands)
+
+        def call() -> list[Any]:
+            with self.client.pipeline(transaction=False) as pipe:
+                add: Callable[..., Any] = pipe.execute_command
+                for command in ordered:
+                    add(*command)
+                return pipe.execute()
+
+        answers: list[Any] = self._answered(call, repeat=True)
+        return answers
 
     @contextmanager
     def errors(self) -> Iterator[None]:

@@ -71,8 +71,7 @@ class NoticedWakeup(_Marked):
 
     def __init__(self, server: Server, prefixes: list[str]) -> None:
         super().__init__()
-        pool = server.client.connection_pool
-        self._connection: Any = pool.connection_class(**{**pool.connection_kwargs, "protocol": 3})
+        self._pool = server.client.connection_pool
         self._prefixes = prefixes
         self._closing = threading.Event()
         self._arm()
@@ -87,6 +86,9 @@ class NoticedWakeup(_Marked):
         self._thread.join(timeout=1)
 
     def _arm(self) -> None:
+        # Made anew each time: an embedded server may come back at another address.
+        kwargs = {**self._pool.connection_kwargs, "protocol": 3}
+        self._connection: Any = self._pool.connection_class(**kwargs)
         self._connection.connect()
         self._connection._parser.set_invalidation_push_handler(lambda notice: notice)  # noqa: SLF001
         prefixes = [part for prefix in self._prefixes for part in ("PREFIX", prefix)]
