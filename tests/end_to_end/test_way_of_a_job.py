@@ -122,7 +122,15 @@ def test_handlers_share_modules_beside_them_and_dependencies_of_their_project(pr
     project.topic("_shared", "def twice(value):\n    return value * 2\n")
     project.topic(
         "uses",
-        "import iniconfig\nimport sjq\nfrom _shared import twice\n\n@sjq.job\ndef uses(data):\n    return twice(data)\n",
+        """
+        import iniconfig
+        import sjq
+        from _shared import twice
+
+        @sjq.job
+        def uses(data):
+            return twice(data)
+        """,
     )
     job_id = project.create("uses", "ab")
     project.burst(seconds=120)
