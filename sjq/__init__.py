@@ -6,8 +6,8 @@ Names are loaded when they are first used: `import sjq` in a program, a test or 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False  # type checkers know the name; importing `typing` for it costs more than all the rest here
 if TYPE_CHECKING:
     from sjq.client import Client
     from sjq.errors import Error

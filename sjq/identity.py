@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-_BASE32 = "abcdefghijklmnopqrstuvwxyz234567"
+from sjq.job import random_part
 
 
 def host() -> str:
@@ -67,7 +66,7 @@ class WorkerIdentity:
             pid=pid,
             start=start_ticks(pid) or "0",
             pid_namespace=pid_namespace(),
-            random="".join(secrets.choice(_BASE32) for _ in range(6)),
+            random=random_part(),
         )
 
     @property

@@ -194,12 +194,12 @@ class Wakeup(ABC):
     """Tells a worker that topics may have work. False alarms are allowed, missed ones are not."""
 
     @abstractmethod
-    def mark(self) -> int:
+    def mark(self, topic: str) -> int:
         """Return a mark of now, to be set before the take that turns out empty."""
 
     @abstractmethod
-    def wait(self, mark: int, timeout_s: float) -> int:
-        """Return a later mark as soon as something happened since `mark`, or `mark` after `timeout_s`."""
+    def wait(self, topic: str, mark: int, timeout_s: float) -> bool:
+        """Return as soon as something happened to `topic` since `mark`, or after `timeout_s`; tell which."""
 
     @abstractmethod
     def poke(self) -> None:

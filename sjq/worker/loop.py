@@ -59,6 +59,7 @@ class Worker:
         self._gates: dict[str, Gate] = {}
         self._slots: list[Slot] = []
         self._unfit: dict[str, str] = {}
+        self._topics_changed: int | None = -1
         self._changed = threading.Condition()
         self._stop_requests = 0
         self._quota = Quota(options.limit)
@@ -163,6 +164,13 @@ class Worker:
 
     def _look_for_topics(self) -> None:
         """Serve scripts that are new in `topics/`, and say once why a file cannot be a topic."""
+        try:
+            changed = self._config.topics_folder.stat().st_mtime_ns
+        except FileNotFoundError:
+            changed = None
+        if changed == self._topics_changed:
+            return
+        self._topics_changed = changed
         topics, unfit = find_topics(self._config)
         for name, topic in topics.items():
             if name not in self._gates:

@@ -56,7 +56,7 @@ class Slot:
     def _run(self) -> None:
         try:
             while not self._stopping.is_set():
-                mark = self._wakeup.mark()
+                mark = self._wakeup.mark(self.gate.topic.name)
                 if not self._step_or_hold():
                     self._nap(mark)
             if self._published:
@@ -133,4 +133,5 @@ class Slot:
             self.idle = True
             self._on_change()
         if not self._stopping.is_set():
-            self._wakeup.wait(mark, LONGEST_NAP_S if retry_s is None else min(retry_s + 0.01, LONGEST_NAP_S))
+            nap_s = LONGEST_NAP_S if retry_s is None else min(retry_s + 0.01, LONGEST_NAP_S)
+            self._wakeup.wait(self.gate.topic.name, mark, nap_s)

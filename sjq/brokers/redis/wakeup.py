@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import defaultdict
 from collections.abc import Collection
 from typing import Any
 
@@ -16,6 +17,7 @@ import redis
 from sjq.brokers.base import Wakeup
 from sjq.brokers.redis.connection import Server
 from sjq.brokers.redis.keys import Keys
+from sjq.errors import BrokerDown
 
 POLL_S = 0.1
 PING_EVERY_S = 5.0
@@ -28,6 +30,8 @@ def open_wakeup(server: Server, keys: Keys, topics: Collection[str] | None) -> W
     """Return the best wake-up that the server allows."""
     try:
         return NoticedWakeup(server, _prefixes(keys, topics))
+    except (redis.ConnectionError, redis.TimeoutError) as error:
+        raise BrokerDown(f"{server.where} cannot be reached: {error}") from error
     except redis.ResponseError as error:
         _log.warning("the server sends no notices of new work (%s): asking for it every %s s", error, POLL_S)
         return PolledWakeup()
@@ -44,36 +48,60 @@ def _prefixes(keys: Keys, topics: Collection[str] | None) -> list[str]:
     return chosen
 
 
-class _Marked(Wakeup):
-    """Counts what happened, so that a push between a take and the wait behind it is seen by the wait."""
+class _Bell:
+    """Rings for one topic. Counts, so that a push between a take and the wait behind it is seen by the wait."""
 
     def __init__(self) -> None:
-        self._happened = 0
-        self._changed = threading.Condition()
+        self.rung = 0
+        self.changed = threading.Condition()
 
-    def mark(self) -> int:
-        with self._changed:
-            return self._happened
+    def ring(self) -> None:
+        """Wake those who wait for this topic."""
+        with self.changed:
+            self.rung += 1
+            self.changed.notify_all()
 
-    def wait(self, mark: int, timeout_s: float) -> int:
-        with self._changed:
-            self._changed.wait_for(lambda: self._happened != mark, timeout_s)
-            return self._happened
+
+class _Bells(Wakeup):
+    """A bell for each topic, so that a push wakes those whom it concerns and nobody else."""
+
+    def __init__(self) -> None:
+        self._bells: defaultdict[str, _Bell] = defaultdict(_Bell)
+        self._hanging = threading.Lock()
+
+    def bell(self, topic: str) -> _Bell:
+        """Return the bell of a topic."""
+        with self._hanging:
+            return self._bells[topic]
+
+    def mark(self, topic: str) -> int:
+        """Return how often the topic's bell has rung."""
+        return self.bell(topic).rung
+
+    def wait(self, topic: str, mark: int, timeout_s: float) -> bool:
+        """Wait for the topic's bell."""
+        bell = self.bell(topic)
+        with bell.changed:
+            return bell.changed.wait_for(lambda: bell.rung != mark, timeout_s)
 
     def poke(self) -> None:
-        with self._changed:
-            self._happened += 1
-            self._changed.notify_all()
+        """Ring every bell."""
+        with self._hanging:
+            bells = list(self._bells.values())
+        for bell in bells:
+            bell.ring()
 
 
-class NoticedWakeup(_Marked):
+class NoticedWakeup(_Bells):
     """Listens for the server's notices in a thread and on a connection of its own."""
 
     def __init__(self, server: Server, prefixes: list[str]) -> None:
         super().__init__()
         self._pool = server.client.connection_pool
         self._prefixes = prefixes
+        self._queues = f"{server.prefix}incoming:".encode()
         self._closing = threading.Event()
+        self._armed = False
         self._arm()
         self._thread = threading.Thread(target=self._listen, name="sjq-wakeup", daemon=True)
         self._thread.start()
@@ -94,41 +122,50 @@ class NoticedWakeup(_Marked):
         prefixes = [part for prefix in self._prefixes for part in ("PREFIX", prefix)]
         self._connection.send_command("CLIENT", "TRACKING", "ON", "BCAST", *prefixes)
         self._connection.read_response()
+        self._armed = True
 
     def _listen(self) -> None:
         while not self._closing.is_set():
             try:
-                if not self._connection.is_connected:
+                if not self._armed:
                     self._arm()
                     self.poke()  # what was pushed while nobody listened
                 self._read()
             except (redis.ConnectionError, redis.TimeoutError, redis.ResponseError, OSError, ValueError):
                 # The heartbeat tells people; here only the connection has to come back.
+                self._armed = False
                 self._connection.disconnect()
                 self._closing.wait(RECONNECT_S)
 
     def _read(self) -> None:
         """Wait for one notice; a silent server is asked whether it still lives, for a cut line is silent too."""
         try:
-            self._connection.read_response(push_request=True, timeout=PING_EVERY_S, disconnect_on_error=False)
+            notice = self._connection.read_response(push_request=True, timeout=PING_EVERY_S, disconnect_on_error=False)
         except redis.TimeoutError:
             self._connection.send_command("PING", check_health=False)
-            self._connection.read_response(push_request=True, timeout=PING_EVERY_S)
-        self.poke()
+            notice = self._connection.read_response(push_request=True, timeout=PING_EVERY_S)
+        if isinstance(notice, list):
+            self._ring(notice[1])
+
+    def _ring(self, keys: list[bytes] | None) -> None:
+        """Ring for the topics of these keys; no keys means that the whole database was emptied."""
+        if keys is None:
+            self.poke()
+        for key in keys or ():
+            self.bell(key.removeprefix(self._queues).decode("utf-8", "replace")).ring()
 
 
-class PolledWakeup(_Marked):
+class PolledWakeup(_Bells):
     """Claims again and again that there may be work: for servers that cannot tell, and for the memory broker."""
 
     def __init__(self, every_s: float = POLL_S) -> None:
         super().__init__()
         self._every_s = every_s
 
-    def wait(self, mark: int, timeout_s: float) -> int:
-        """Wait one beat, or until somebody pokes; a take is the cheapest way to look."""
-        if super().wait(mark, min(timeout_s, self._every_s)) == mark:
-            self.poke()
-        return self.mark()
+    def wait(self, topic: str, mark: int, timeout_s: float) -> bool:
+        """Wait one beat, or until somebody pokes, and claim that there is work: a take is the cheapest way to look."""
+        super().wait(topic, mark, min(timeout_s, self._every_s))
+        return True
 
     def close(self) -> None:
         """Wake whoever waits, for the last time."""
