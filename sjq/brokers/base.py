@@ -167,7 +167,7 @@ class Broker(ABC):
 
     @abstractmethod
     def counts(self, topics: Collection[str]) -> Sequence[Counts]:
-        """Return how many jobs of each topic are in which state."""
+        """Return how many jobs of each topic are in which state, all at one instant."""
 
     @abstractmethod
     def requeue(self, topic: str, states: Collection[State], job_ids: Collection[str] | None = None) -> Sequence[str]:

@@ -44,7 +44,13 @@ class Attempts:
         try:
             return self._run(lease, runtime, slot)
         except LeaseLost as error:
-            _log.warning("%s: %s", shown(lease.job_id), error, extra={"event": "lease_lost", "job": lease.job_id})
+            _log.warning(
+                "%s: %s: %s",
+                lease.topic,
+                shown(lease.job_id),
+                error,
+                extra={"event": "lease_lost", "job": lease.job_id},
+            )
             return False
         finally:
             self.in_flight.end(lease)
@@ -87,7 +93,13 @@ class Attempts:
         """Send the job back unharmed."""
         record.discard()
         self._settle(lease, released(why))
-        _log.info("%s released: %s", shown(lease.job_id), why, extra={"event": "released", "job": lease.job_id})
+        _log.info(
+            "%s: %s released: %s",
+            lease.topic,
+            shown(lease.job_id),
+            why,
+            extra={"event": "released", "job": lease.job_id},
+        )
 
     def _settle(self, lease: Lease, outcome: Outcome) -> None:
         """Settle, however long the broker is away: the outcome is known, and the record is sealed."""
@@ -116,7 +128,9 @@ def _task(lease: Lease, record: Record, runtime: Runtime) -> Task:
 
 def _say_start(lease: Lease) -> None:
     which = f" (attempt {lease.attempt})" if lease.attempt > 1 else ""
-    _log.info("%s started%s", shown(lease.job_id), which, extra={"event": "started", "job": lease.job_id})
+    _log.info(
+        "%s: %s started%s", lease.topic, shown(lease.job_id), which, extra={"event": "started", "job": lease.job_id}
+    )
 
 
 def _say_end(lease: Lease, end: Exit, outcome: Outcome) -> None:
@@ -124,7 +138,8 @@ def _say_end(lease: Lease, end: Exit, outcome: Outcome) -> None:
     then = ", ".join(f"{topic} ({count})" if count > 1 else topic for topic, count in topics.items())
     _log.log(
         logging.INFO if outcome.state is State.SUCCEEDED else logging.WARNING,
-        "%s %s after %.2f s%s",
+        "%s: %s %s after %.2f s%s",
+        lease.topic,
         shown(lease.job_id),
         outcome.state,
         end.elapsed_s,

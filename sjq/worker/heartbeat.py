@@ -97,7 +97,9 @@ class Heartbeat:
                     return
             try:
                 self._beat()
-            except BrokerDown as error:
+            except Exception as error:  # noqa: BLE001 - a heartbeat that ends would lose every lease
+                if not isinstance(error, BrokerDown):
+                    _log.exception("the heartbeat failed", extra={"event": "fault"})
                 with self._changed:
                     self._lost(str(error))
                 retry_s = min(2 * retry_s, LONGEST_RETRY_S)

@@ -12,7 +12,7 @@ import msgspec
 
 import sjq
 from sjq import clock
-from sjq.brokers.base import Broker, Holder
+from sjq.brokers.base import Broker, Holder, Wakeup
 from sjq.config import Config
 from sjq.errors import BrokerDown, LockHeld
 from sjq.executors.local import LocalExecutor
@@ -31,6 +31,9 @@ from sjq.worker.slot import Slot
 
 BEAT_S = 0.2
 """How often the main thread looks at what it cannot be woken for: signals, the topics folder."""
+
+LOOK_S = 1.0
+"""How often it looks for new topics."""
 
 _log = logging.getLogger("sjq.worker")
 
@@ -60,6 +63,7 @@ class Worker:
         self._slots: list[Slot] = []
         self._unfit: dict[str, str] = {}
         self._topics_changed: int | None = -1
+        self._wakeup: Wakeup | None = None
         self._changed = threading.Condition()
         self._stop_requests = 0
         self._quota = Quota(options.limit)
@@ -111,8 +115,8 @@ class Worker:
 
     def _work(self, named: Collection[Topic]) -> int:
         self._heartbeat.start()
-        self._wakeup = self._broker.wakeup([topic.name for topic in named] or None, self.id)
         try:
+            self._wakeup = self._broker.wakeup([topic.name for topic in named] or None, self.id)
             self._open_gates(named)
             self._loop(named)
             return 1 if self._options.burst and any(gate.held for gate in self._gates.values()) else 0
@@ -145,6 +149,7 @@ class Worker:
                 return
 
     def _add(self, topic: Topic, *, locked: bool) -> None:
+        assert self._wakeup is not None  # noqa: S101 - it listens before the first topic is taken
         if self._options.concurrency is not None:
             topic = replace(topic, policy=replace(topic.policy, concurrency=self._options.concurrency))
         gate = self._gates[topic.name] = Gate(topic, self._executor)
@@ -189,9 +194,10 @@ class Worker:
                     held = self._broker.lock([name], self.id, self._config.worker.lease)
                 if not held:
                     gate.locked = True
+                    if self._wakeup:
+                        self._wakeup.poke()
         ours = [gate.topic for gate in self._gates.values() if gate.locked]
         self._recovery.recover(ours)
-        self._wakeup.poke()
 
     def _lose_locks(self, topics: Collection[str]) -> None:
         for name in topics:
@@ -212,19 +218,20 @@ class Worker:
         care_every_s = max(BEAT_S, self._config.worker.lease / 3)
         next_care = next_look = clock.monotonic()
         while not self._stop_requests and not self._quota.used_up:
-            now = clock.monotonic()
             try:
+                now = clock.monotonic()
                 if not named and now >= next_look:
+                    next_look = now + LOOK_S
                     self._look_for_topics()
-                    next_look = now + 1.0
                 if now >= next_care:
-                    self._care()
                     next_care = now + care_every_s
+                    self._care()
                 if self._options.burst and self._done():
                     return
             except BrokerDown:
-                if not self._stop_requests:
-                    self._pause(BEAT_S)  # the heartbeat says so, and brings it back
+                pass  # the heartbeat says so, and brings it back
+            except Exception:  # noqa: BLE001 - running jobs are worth more than an early end; it is tried again
+                _log.exception("a fault in sjq itself", extra={"event": "fault"})
             self._pause(BEAT_S)
 
     def _done(self) -> bool:
@@ -263,7 +270,8 @@ class Worker:
         """Take nothing more, give running jobs the grace, release the rest, and free the topics."""
         for slot in self._slots:
             slot.stop()
-        self._wakeup.poke()
+        if self._wakeup:
+            self._wakeup.poke()
         self._wait_for_slots()
         if any(slot.thread.is_alive() for slot in self._slots):
             self._in_flight.interrupt()
@@ -271,12 +279,14 @@ class Worker:
             for slot in self._slots:
                 slot.thread.join()
         self._heartbeat.close()
-        self._wakeup.close()
+        if self._wakeup:
+            self._wakeup.close()
         try:
             self._broker.leave(self.id, self._locked())
         except BrokerDown as error:
             _log.warning("the broker is away: the locks free themselves (%s)", error, extra={"event": "cut_off"})
-        _log.info("worker %s ended", self.id, extra={"event": "worker_ended", "worker": self.id})
+        if self._slots:
+            _log.info("worker %s ended", self.id, extra={"event": "worker_ended", "worker": self.id})
 
     def _wait_for_slots(self) -> None:
         requests = self._stop_requests

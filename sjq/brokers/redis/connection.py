@@ -84,12 +84,12 @@ class Server:
         """Send one command that only looks."""
         return self._answered(lambda: self._execute(*command), repeat=True)
 
-    def ask_all(self, commands: Iterable[tuple[Argument, ...]]) -> list[Any]:
-        """Send commands that only look, in one round trip."""
+    def ask_all(self, commands: Iterable[tuple[Argument, ...]], *, at_once: bool = False) -> list[Any]:
+        """Send commands that only look, in one round trip; `at_once`, so that no other client's fall between them."""
         ordered = list(commands)
 
         def call() -> list[Any]:
-            with self.client.pipeline(transaction=False) as pipe:
+            with self.client.pipeline(transaction=at_once) as pipe:
                 add: Callable[..., Any] = pipe.execute_command
                 for command in ordered:
                     add(*command)

@@ -119,7 +119,7 @@ class Inspection(Broker):
         for topic in ordered:
             lists = (keys.incoming(topic), keys.processing(topic), keys.failed(topic))
             commands += [*(("LLEN", name) for name in lists), ("HGETALL", keys.stats(topic))]
-        answers = iter(self.server.ask_all(commands))
+        answers = iter(self.server.ask_all(commands, at_once=True))
         return [
             Counts(
                 topic=topic,
