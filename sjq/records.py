@@ -30,6 +30,9 @@ KEPT_OF_LONG_NAME = 80
 SHOWN_BYTES = 64 * 1024
 """How much of stdout and of stderr stands in the metadata; what is longer stands whole in the log file."""
 
+COMPLAINT_BYTES = 4096
+"""How far from the end of stderr the last line is looked for; an eighth of it is shown."""
+
 KINDS = ("input.json", "attachment.bin", "output.json", "metadata.json", "stdout.log", "stderr.log")
 _OF_ATTEMPT = ("output.json", "stdout.log", "stderr.log", "metadata.json")
 """What an attempt seals, in the order in which it is published: the metadata last, which says that all is there."""
@@ -107,6 +110,16 @@ class Record:
     def printed(self) -> tuple[str, str]:
         """Return what the attempt printed to stdout and stderr, cut in the middle where it is long."""
         return _shortened(self.stdout), _shortened(self.stderr)
+
+    def complaint(self) -> str:
+        """Return the last line of stderr that is not empty, shortened."""
+        try:
+            with self.stderr.open("rb") as file:
+                file.seek(max(0, os.fstat(file.fileno()).st_size - COMPLAINT_BYTES))
+                lines = file.read().decode("utf-8", "replace").splitlines()
+        except FileNotFoundError:
+            return ""
+        return next((line.strip()[: COMPLAINT_BYTES // 8] for line in reversed(lines) if line.strip()), "")
 
     def seal(self, metadata: Mapping[str, object]) -> None:
         """Complete the attempt's files: after this, only names change."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -96,14 +97,12 @@ def _text(job_id: str) -> str:
 
 
 def jobs(found: Sequence[Job]) -> None:
-    """Print a table of jobs."""
-    table(
-        ["JOB", "TOPIC", "STATE", "SINCE", "ATTEMPT", "WHY"],
-        [
-            [shown(job.job_id), job.topic or "?", state(job.state), age(job.since), str(job.attempt), brief(job.why)]
-            for job in found
-        ],
-    )
+    """Print a table of jobs; the last column takes what is left of the terminal's width."""
+    rows = [[shown(job.job_id), job.topic or "?", state(job.state), age(job.since), str(job.attempt)] for job in found]
+    heads = ["JOB", "TOPIC", "STATE", "SINCE", "ATTEMPT", "WHY"]
+    taken = sum(max(len(click.unstyle(row[index])) for row in [heads, *rows]) + 2 for index in range(5))
+    left = max(20, shutil.get_terminal_size((140, 24)).columns - taken)
+    table(heads, [[*row, brief(job.why, left)] for row, job in zip(rows, found, strict=True)])
 
 
 def brief(text: str | None, limit: int = 60) -> str:

@@ -63,7 +63,7 @@ class Attempts:
             _say_start(lease)
             self.in_flight.running(lease, task)
             end = self.executor.run(task)
-            outcome = judge(lease.message, end, record.output.read_bytes, self.root)
+            outcome = judge(lease.message, end, record.output.read_bytes, self.root, complaint=record.complaint())
             if end.killed and outcome.state is not State.SUCCEEDED:
                 outcome = released("its worker was stopped")
             else:
@@ -143,6 +143,6 @@ def _say_end(lease: Lease, end: Exit, outcome: Outcome) -> None:
         shown(lease.job_id),
         outcome.state,
         end.elapsed_s,
-        f", next: {then}" if then else f": {outcome.why}" if outcome.why else "",
+        f", next: {then}" if then else f": {shown(outcome.why)}" if outcome.why else "",
         extra={"event": str(outcome.state), "job": lease.job_id, "elapsed_s": end.elapsed_s},
     )

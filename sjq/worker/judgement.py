@@ -38,18 +38,18 @@ class _BadOutput(Exception):
     """The output cannot be used; the text says why."""
 
 
-def judge(message: Message, end: Exit, read_output: Callable[[], bytes], root: Path) -> Outcome:
+def judge(message: Message, end: Exit, read_output: Callable[[], bytes], root: Path, *, complaint: str = "") -> Outcome:
     """Return the outcome of an attempt whose process ended.
 
     `read_output` reads what the attempt wrote and raises FileNotFoundError when it wrote nothing; attachments of
-    next jobs are read relative to `root`.
+    next jobs are read relative to `root`. `complaint` is the last line of stderr: mostly it says why a process failed.
     """
     if end.error is not None:
         return failed(Reason.LOST, f"{end.error}, through no fault that sjq could see: sjq retry runs it again")
     if end.signal is not None:
         return failed(Reason.SIGNAL, f"its process was killed by {_signal_name(end.signal)}")
     if end.exit_code != 0:
-        return failed(Reason.EXIT, f"its process ended with exit code {end.exit_code}; stderr says why")
+        return failed(Reason.EXIT, f"its process ended with exit code {end.exit_code}{complaint and f': {complaint}'}")
     try:
         return succeeded(_next_jobs(message, _read(read_output), root))
     except _BadOutput as error:
