@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -20,7 +21,7 @@ from sjq.clock import from_rfc3339
 from sjq.config import Config
 from sjq.errors import LockHeld, NoSuchJob, UsageError, WrongState
 from sjq.job import Job, JobEvent, check_id, check_topic, new_message, shown
-from sjq.records import Records
+from sjq.records import KEPT_OF_LONG_NAME, Records, file_name
 from sjq.states import ENDED, Reason, State
 
 MOST_PER_BATCH = 1000
@@ -54,14 +55,18 @@ class Client:
         self.records = Records(self.config.job_data)
         self._broker: Broker | None = None
         self._pid = 0
+        self._opening: dict[int, threading.Lock] = {}
 
     @property
     def broker(self) -> Broker:
         """The broker, opened when it is first needed; a forked child opens its own."""
-        if self._broker is None or self._pid != os.getpid():
-            self._broker = open_broker(self.config)
-            self._pid = os.getpid()
-        return self._broker
+        pid = os.getpid()
+        # A lock for each process: a child that was forked while a thread held ours would wait for ever.
+        with self._opening.setdefault(pid, threading.Lock()):
+            if self._broker is None or self._pid != pid:
+                self._broker = open_broker(self.config)
+                self._pid = pid
+            return self._broker
 
     def close(self) -> None:
         """Free the connections."""
@@ -133,8 +138,10 @@ class Client:
 
         At most `limit` of each topic and state.
         """
+        if state is not None and state not in list(State):
+            raise UsageError(f"{state!r} is no state: the states are {', '.join(State)}")
         wanted = [State(state)] if state else [State.PROCESSING, State.INCOMING, State.FAILED]
-        topics = [check_topic(topic)] if topic else self.broker.topics()
+        topics = self.broker.topics() if topic is None else [check_topic(topic)]
         jobs = [job for name in topics for one in wanted for job in self.broker.list(name, one, limit=limit)]
         if state is None or State(state) is State.SUCCEEDED:
             jobs += self._recorded_jobs(topic, limit)
@@ -186,6 +193,8 @@ class Client:
         job = self.get(job_id)
         allowed = [State.FAILED, State.TIMEDOUT, State.CANCELLED]
         sent = self.broker.requeue(job.topic, allowed, [job_id]) if job.topic and job.state in allowed else []
+        if not sent and job.state in allowed:
+            raise WrongState(f"job {shown(job_id)} is {job.state}, but only its record is left: create it anew")
         if not sent:
             raise WrongState(f"job {shown(job_id)} is {job.state}: only failed, timedout and cancelled jobs go back")
         return sent
@@ -253,17 +262,20 @@ class Client:
     def _recorded_jobs(self, topic: str | None, limit: int) -> Sequence[Job]:
         jobs: list[Job] = []
         for name in reversed(self.records.names()):
+            if len(jobs) >= limit:
+                break
             metadata = self.records.by_name(name)
             if metadata and metadata["state"] == State.SUCCEEDED and topic in (None, metadata["topic"]):
                 jobs.append(self._job_of(metadata))
-                if len(jobs) == limit:
-                    break
         return jobs
 
     def _recorded_ids(self, prefix: str, limit: int) -> Sequence[str]:
-        matching = (name for name in self.records.names() if name.startswith(prefix))
-        found = (self.records.by_name(name) for name in islice(matching, limit))
-        return [str(metadata["job_id"]) for metadata in found if metadata]
+        # A long name ends with a digest, so that its beginning alone can be compared.
+        beginning = file_name(prefix)[:KEPT_OF_LONG_NAME]
+        matching = (name for name in self.records.names() if name.startswith(beginning))
+        found = (self.records.by_name(name) for name in matching)
+        ids = (str(metadata["job_id"]) for metadata in found if metadata)
+        return list(islice((job_id for job_id in ids if job_id.startswith(prefix)), limit))
 
 
 def _topic_status(count: Counts, holder: Holder | None) -> TopicStatus:

@@ -22,5 +22,8 @@ def rfc3339(seconds: float) -> str:
 
 
 def from_rfc3339(text: str) -> float:
-    """Seconds since the epoch; raises ValueError when `text` is no such time."""
-    return datetime.fromisoformat(text).timestamp()
+    """Seconds since the epoch; raises ValueError when `text` is no such time, or does not say in which zone."""
+    at = datetime.fromisoformat(text)
+    if at.tzinfo is None:
+        raise ValueError(f"{text!r} names no time zone")
+    return at.timestamp()

@@ -5,7 +5,10 @@ Every key is checked: nothing is accepted and ignored. A key of a feature that i
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import json
+import math
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -13,12 +16,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from sjq.errors import ConfigError, UsageError
 from sjq.job import check_topic
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)?")
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 REDIS_OPTIONS: Mapping[str, type] = {
@@ -106,12 +107,14 @@ class Config:
 
 def duration(value: object) -> float:
     """Return seconds for a number of seconds, or for `500ms`, `30s`, `10m`, `2h`, `1d`; else ValueError."""
-    if isinstance(value, str) and (match := _DURATION.fullmatch(value.strip())):
-        return float(match[1]) * _UNIT_S[match[2]]
-    if isinstance(value, str) and re.fullmatch(r"\d+(\.\d+)?", value.strip()):
-        return float(value)
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf"):
-        return float(value)
+    seconds = math.nan
+    with contextlib.suppress(OverflowError):
+        if isinstance(value, str) and (match := _DURATION.fullmatch(value.strip())):
+            seconds = float(match[1]) * _UNIT_S[match[2] or "s"]
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            seconds = float(value)
+    if 0 <= seconds < math.inf:
+        return seconds
     raise ValueError("seconds as a number, or a text such as 500ms, 30s, 10m, 2h, 1d")
 
 
@@ -127,7 +130,7 @@ def load(folder: Path | None = None, environ: Mapping[str, str] = os.environ) ->
         path = folder / named
         if not path.is_file():
             raise ConfigError(f"SJQ_CONFIG names {named!r}, which is no file: correct it or unset it")
-    config = _read(path) if path.is_file() else Config(root=folder, job_data=folder / "job_data")
+    config = _read(path) if path.exists() or path.is_symlink() else Config(root=folder, job_data=folder / "job_data")
     if broker := environ.get("SJQ_BROKER"):
         config = replace(config, broker=_broker_url(broker, "SJQ_BROKER"), redis=None)
     if job_data := environ.get("SJQ_JOB_DATA"):
@@ -137,10 +140,10 @@ def load(folder: Path | None = None, environ: Mapping[str, str] = os.environ) ->
 
 def _read(path: Path) -> Config:
     try:
-        content = msgspec.json.decode(path.read_bytes())
+        content = json.loads(path.read_bytes(), object_pairs_hook=_without_repeats)
     except OSError as error:
         raise ConfigError(f"{path.name} cannot be read: {error.strerror}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path.name} is not JSON: {error}") from None
     reader = _Reader(path.name)
     top = reader.table(content, "", _TOP)
@@ -159,6 +162,15 @@ def _read(path: Path) -> Config:
         topics=_topic_policies(top.get("topics", {}), reader, defaults),
         worker=WorkerPolicy(**reader.table(top.get("worker", {}), "worker", _WORKER)),
     )
+
+
+def _without_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f'the key "{twice}" stands there twice')
+    return table
 
 
 def _topic_policies(table: object, reader: _Reader, defaults: TopicPolicy) -> dict[str, TopicPolicy]:
@@ -197,8 +209,12 @@ def _broker_url(url: str, where: str) -> str:
 
 def without_password(url: str) -> str:
     """Return `url` as it may be shown."""
-    return re.sub(r"(://[^:/@]*:)[^@]*@", r"\1***@", url)
+    without = re.sub(r"((?:^(?!\w+://)|://)[^:/@]*:)[^?]*@", r"\1***@", url)
+    return re.sub(r"([?&]password=)[^&]*", r"\1***", without)
 
+
+_SECRET = ("broker", "redis", "redis.password", "redis.ssl_keyfile_password")
+"""Where a value is never shown."""
 
 _Check = Callable[[object], object]
 
@@ -228,7 +244,9 @@ class _Reader:
 
     def wrong(self, path: str, value: object, expected: str) -> ConfigError:
         """Return the error for a value that cannot be."""
-        shown = msgspec.json.encode(value).decode()
+        if path in _SECRET:
+            return ConfigError(f"{self.file}: {path} is of a wrong kind; expected {expected}")
+        shown = json.dumps(value, ensure_ascii=False)
         shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
         return ConfigError(f"{self.file}: {path} is {shown}; expected {expected}")
 

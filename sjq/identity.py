@@ -39,7 +39,8 @@ def start_ticks(pid: int) -> str | None:
     A pid alone can be reused, and signal 0 still reaches a zombie: only the state and the start time tell.
     """
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        # A process's name, which stands in brackets, may be any bytes.
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rsplit(b")", 1)[1].decode("ascii").split()
     except OSError:
         return None
     return None if fields[0] in "ZX" else fields[19]

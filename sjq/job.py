@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Annotated
 
 import msgspec
 
@@ -56,7 +57,10 @@ def id_to_bytes(job_id: str) -> bytes:
 
 def shown(job_id: str) -> str:
     """Return an id as a terminal may show it: what is no plain text in it stands there escaped."""
-    text = id_to_bytes(job_id).decode("utf-8", "backslashreplace")
+    try:
+        text = id_to_bytes(job_id).decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half of a surrogate pair, which no bytes of a queue decode to
+        text = job_id
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
@@ -67,7 +71,7 @@ def check_id(job_id: str) -> str:
     try:
         size = len(job_id.encode("utf-8"))
     except UnicodeEncodeError:
-        raise MessageError(f"the id {id_to_bytes(job_id)!r} is not UTF-8: push it as UTF-8") from None
+        raise MessageError(f"the id {shown(job_id)} is not UTF-8: push it as UTF-8") from None
     if size > LONGEST_ID_BYTES:
         raise MessageError(f"the id {job_id[:40]!r}... has {size} bytes: {LONGEST_ID_BYTES} are the most")
     if "\0" in job_id:
@@ -83,6 +87,9 @@ def make_fence(worker: str, number: int) -> str:
 def worker_of(fence: str) -> str:
     """Return the worker that made a fence."""
     return fence.rpartition(".")[0]
+
+
+_Hops = Annotated[int, msgspec.Meta(le=2**53)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,7 +144,7 @@ class Message:
     def hops(self) -> int:
         """How many jobs came before this one in its chain."""
         try:
-            return max(0, msgspec.json.decode(self.inherited.get("hops", b"0"), type=int))
+            return max(0, msgspec.json.decode(self.inherited.get("hops", b"0"), type=_Hops))
         except msgspec.DecodeError:
             return 0
 
@@ -163,23 +170,27 @@ def encode_data(data: object) -> bytes:
     """Return `data` as JSON text; raise MessageError when it is no JSON value."""
     if isinstance(data, msgspec.Raw):
         return check_json(bytes(data), "the data")
-    _refuse_non_numbers(data, "data")
     try:
+        _refuse_others(data, "data")
         return msgspec.json.encode(data)
     except (TypeError, ValueError, RecursionError) as error:
         raise MessageError(f"the data is not a JSON value: {error}") from error
 
 
-def _refuse_non_numbers(value: object, where: str) -> None:
-    """Raise MessageError at a NaN or an infinity, which the encoder would silently turn into null."""
+def _refuse_others(value: object, where: str) -> None:
+    """Raise MessageError or TypeError at what is no JSON value; the encoder would make something of most of it."""
     if isinstance(value, float) and value - value != 0.0:
         raise MessageError(f"{where} is {value}, which JSON cannot hold: use null or a string")
     if isinstance(value, dict):
         for key, item in value.items():
-            _refuse_non_numbers(item, f"{where}.{key}")
+            if not isinstance(key, str | int):
+                raise TypeError(f"{where} has a key of type {type(key).__name__}")
+            _refuse_others(item, f"{where}.{key}")
     elif isinstance(value, list | tuple):
         for index, item in enumerate(value):
-            _refuse_non_numbers(item, f"{where}[{index}]")
+            _refuse_others(item, f"{where}[{index}]")
+    elif not isinstance(value, str | int | float | None):
+        raise TypeError(f"{where} is of type {type(value).__name__}")
 
 
 def check_json(text: bytes, what: str) -> bytes:

@@ -46,8 +46,23 @@ def children(parent: int) -> list[int]:
         for task in os.listdir(f"/proc/{parent}/task"):
             with open(f"/proc/{parent}/task/{task}/children") as file:
                 found += map(int, file.read().split())
+    except FileNotFoundError:
+        return _children_by_parent(parent)
     except OSError:
         return []
+    return found
+
+
+def _children_by_parent(parent: int) -> list[int]:
+    """Return the same from every process's own word, where the kernel keeps no list of children."""
+    found: list[int] = []
+    for name in os.listdir("/proc") if os.path.isdir("/proc/self") else ():
+        try:
+            with open(f"/proc/{name}/stat", "rb") as file:
+                if int(file.read().rsplit(b")", 1)[1].split()[1]) == parent:
+                    found.append(int(name))
+        except (OSError, ValueError, IndexError):
+            continue
     return found
 
 
@@ -104,7 +119,7 @@ class Job:
 
     def ask_to_end(self) -> None:
         """Send SIGTERM to every process of the job; a stopped one is woken to receive it."""
-        for pid in [self.pid, *tree(os.getpid())]:
+        for pid in {self.pid, *tree(os.getpid())}:
             for number in (signal.SIGTERM, signal.SIGCONT):
                 try:
                     os.kill(pid, number)
@@ -134,7 +149,7 @@ class Job:
 
 
 _IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-_DEFAULTED = [*_IGNORED, signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD]
+_DEFAULTED = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
 
 
 class Keeper:
@@ -201,14 +216,15 @@ class Keeper:
         )
 
     def watch(self, job: Job) -> None:
-        """Return when the job's process has ended, or its time to end by itself is over."""
+        """Return when the job's process has ended; after an order to kill, when all have, or their time is over."""
         kill_at: float | None = None
-        while not job.reap() and job.status is None:
+        while not job.reap() and (job.status is None or kill_at is not None):
             left = None if kill_at is None else kill_at - time.monotonic()
             if left is not None and left <= 0:
                 return
             watched: list[socket.socket | int] = [self.worker, self.woken]
-            ready, _, _ = select.select(watched, [], [], left)
+            # An order that came together with the start is in our buffer, where select does not see it.
+            ready = [self.worker] if b"\n" in self.buffer else select.select(watched, [], [], left)[0]
             if self.woken in ready:
                 self.drain()
             if self.worker in ready:

@@ -38,6 +38,7 @@ _OF_ATTEMPT = ("output.json", "stdout.log", "stderr.log", "metadata.json")
 """What an attempt seals, in the order in which it is published: the metadata last, which says that all is there."""
 
 _SAFE = re.compile(rb"[A-Za-z0-9._-]")
+_ANY_DIGEST = "[a-z2-7]" * 16
 _FILE = re.compile(rf"(?P<name>.+)-(?P<kind>{'|'.join(map(re.escape, KINDS))})(?:\.(?P<digest>[a-z2-7]{{16}}))?")
 
 
@@ -179,6 +180,11 @@ class Records:
     def begin(self, record: Record, lease: Lease) -> None:
         """Write what the attempt reads."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        if lease.attempt > 1 and not record.published("metadata.json").exists():
+            # An earlier attempt's publishing was broken off, and our lease is the end of it: its record can no longer
+            # be completed, and what it did publish would pass for ours.
+            for kind in _OF_ATTEMPT:
+                record.published(kind).unlink(missing_ok=True)
         self._write(record.input, lease.message.data, record.digest)
         if lease.message.attachment is not None:
             self._write(record.published("attachment.bin"), lease.message.attachment, record.digest)
@@ -206,7 +212,7 @@ class Records:
         name = file_name(job_id)
         found: dict[str, Path] = {}
         for stream in ("stdout", "stderr"):
-            own = sorted(self.folder.glob(f"{_literal(name)}-{stream}.log.*"), key=lambda path: path.stat().st_mtime)
+            own = sorted(self.folder.glob(f"{_literal(name)}-{stream}.log.{_ANY_DIGEST}"), key=_modified)
             published = self.folder / f"{name}-{stream}.log"
             for path in (*own[-1:], published):
                 if path.exists():
@@ -277,6 +283,14 @@ def _shortened(path: Path) -> str:
     final = path.name.rpartition(".")[0]
     note = f"\n[... {left_out} bytes left out here; the whole is in {final} ...]\n"
     return head.decode("utf-8", "replace") + note + tail.decode("utf-8", "replace")
+
+
+def _modified(path: Path) -> float:
+    """Return when a file was written last; one that was published meanwhile stands behind all others."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def _literal(name: str) -> str:

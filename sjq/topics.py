@@ -28,7 +28,7 @@ def find_topics(config: Config) -> tuple[dict[str, Topic], dict[str, str]]:
     unfit: dict[str, str] = {}
     claimed = {policy.script for policy in config.topics.values() if policy.script}
     for path in sorted(config.topics_folder.glob("*.py")):
-        if path.name.startswith("_") or path.name in claimed:
+        if path.name.startswith("_") or path.name in claimed or not path.is_file():
             continue
         try:
             topics[path.stem] = _topic(path.stem, path, config)
@@ -37,7 +37,7 @@ def find_topics(config: Config) -> tuple[dict[str, Topic], dict[str, str]]:
     for name, policy in config.topics.items():
         if policy.script:
             try:
-                topics[name] = find_topic(name, config)
+                topics[name] = _find(name, config)
             except UsageError as error:
                 unfit[policy.script] = str(error)
     return topics, unfit
@@ -45,12 +45,23 @@ def find_topics(config: Config) -> tuple[dict[str, Topic], dict[str, str]]:
 
 def find_topic(name: str, config: Config) -> Topic:
     """Return the topic `name`; raise UsageError when it has no handler here, or one that cannot work."""
+    try:
+        return _find(name, config)
+    except _NoHandler as error:
+        known = ", ".join(find_topics(config)[0]) or "none"
+        raise ConfigError(f"{error} (topics here: {known})") from None
+
+
+class _NoHandler(ConfigError):
+    """There is no such file."""
+
+
+def _find(name: str, config: Config) -> Topic:
     check_topic(name)
     file = config.policy(name).script or f"{name}.py"
     path = config.topics_folder / file
     if not path.is_file():
-        known = ", ".join(find_topics(config)[0]) or "none"
-        raise ConfigError(f"topic {name!r} has no handler: there is no topics/{file} (topics here: {known})")
+        raise _NoHandler(f"topic {name!r} has no handler: there is no topics/{file}")
     return _topic(name, path, config)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 from collections.abc import Mapping
 from importlib.resources import files
@@ -12,8 +13,10 @@ from sjq.executors.base import Runtime, Task
 
 HANDLER_FOLDER = Path(".sjq") / "lib"
 
-_NOT_FOR_HANDLERS = ("PYTHONDONTWRITEBYTECODE", "SJQ_BROKER")
-"""Without bytecode every import costs twice as much; the broker's credentials are none of a handler's business."""
+_OF_ONE_JOB = ("SJQ_ATTEMPT", "SJQ_JOB_ID", "SJQ_PARENT_JOB_ID", "SJQ_TOPIC")
+_NOT_FOR_HANDLERS = ("PYTHONDONTWRITEBYTECODE", "SJQ_BROKER", *_OF_ONE_JOB)
+"""Without bytecode every import costs twice as much; the broker's credentials are none of a handler's business; and
+what the job is told that started a worker does not concern the worker's jobs."""
 
 
 def keep_handler_package(root: Path) -> None:
@@ -69,7 +72,7 @@ def environment(task: Task) -> dict[str, str]:
 
 def recorded_command(runtime: Runtime, root: Path) -> str:
     """Return what a person types to run the script as the worker did, without the script's arguments."""
-    return f"PYTHONPATH={HANDLER_FOLDER} uv run {shown(runtime.topic.script, root)}"
+    return f"PYTHONPATH={HANDLER_FOLDER} uv run {shlex.quote(shown(runtime.topic.script, root))}"
 
 
 def shown(path: Path, root: Path) -> str:

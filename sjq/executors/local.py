@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -58,7 +59,7 @@ class LocalExecutor(Executor):
                 error="it was stopped before its process began",
             )
         try:
-            report = slot.run(task, self._root)
+            report = slot.run(task, self._root, self._is_doomed)
         finally:
             killed = self._done(task, slot)
         return _exit(report, start_time, clock.monotonic() - started, killed=killed)
@@ -85,6 +86,10 @@ class LocalExecutor(Executor):
             killed = task.output in self._doomed
             self._doomed.discard(task.output)
             return killed
+
+    def _is_doomed(self, task: Task) -> bool:
+        with self._changing:
+            return task.output in self._doomed
 
     def kill(self, task: Task) -> None:
         """Tell the task's keeper; a task that has not begun never will."""
@@ -124,7 +129,7 @@ class _Keeper:
         self._sending = threading.Lock()
         self.broken = False
 
-    def run(self, task: Task, root: Path) -> dict[str, object]:
+    def run(self, task: Task, root: Path, is_doomed: Callable[[Task], bool]) -> dict[str, object]:
         """Return the keeper's report of the task's end."""
         order = {
             "argv": launch.command_line(task, root),
@@ -132,7 +137,11 @@ class _Keeper:
             "stdout": str(task.stdout),
             "stderr": str(task.stderr),
         }
-        report = self._ask({"run": order})
+        self._say({"run": order})
+        if is_doomed(task):
+            # Its kill may have gone out before the start, when the keeper had nothing to kill.
+            self.kill(task.runtime.topic.policy.kill_after)
+        report = self._hear()
         session = report.get("pid")
         if isinstance(session, int):
             report = self._hear()
@@ -158,14 +167,10 @@ class _Keeper:
         self._lines.close()
         self._socket.close()
 
-    def _ask(self, order: dict[str, object]) -> dict[str, object]:
-        self._say(order)
-        return self._hear()
-
     def _say(self, order: dict[str, object]) -> None:
         try:
             with self._sending:
-                self._socket.sendall(msgspec.json.encode(order) + b"\n")
+                self._socket.sendall(json.dumps(order).encode() + b"\n")  # escapes what is no UTF-8
         except OSError:
             self.broken = True
 
@@ -185,7 +190,7 @@ def _kill_session(session: int) -> None:
     """Kill what a keeper that was killed itself could no longer kill: the processes of the job's session."""
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
-            fields = path.read_text().rsplit(")", 1)[1].split()
+            fields = path.read_bytes().rsplit(b")", 1)[1].split()
             if int(fields[3]) == session:
                 os.kill(int(path.parent.name), signal.SIGKILL)
         except (OSError, IndexError):

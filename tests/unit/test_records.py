@@ -1,0 +1,486 @@
+"""Records: names that nothing can leave or share, and files that are whole after any crash."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+
+from sjq import records
+from sjq.job import Lease, Message, id_from_bytes
+from sjq.records import KINDS, SHOWN_BYTES, Record, Records, Unpublished, digest_of, file_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+raw_ids = st.binary(min_size=1, max_size=512).filter(lambda raw: b"\0" not in raw)
+tricky_ids = st.lists(
+    st.sampled_from(
+        [b"a", b"b", b".", b"..", b"/", b"%", b"%2E", b"~", b"-", b"\\", b"\xff", b" ", "é".encode(), b"a" * 40]
+        + [f"-{kind}".encode() for kind in KINDS]
+        + [b"." + b"a" * 16, b"." + b"2" * 16, b"-stdout.log.x"]
+    ),
+    min_size=1,
+    max_size=6,
+).map(b"".join)
+ids = (raw_ids | tricky_ids).map(id_from_bytes)
+DIGEST = digest_of("w.1")
+
+
+def files_of(job_id: str) -> set[str]:
+    """Return every name that a file of the job may have."""
+    name = file_name(job_id)
+    return {f"{name}-{kind}{ending}" for kind in KINDS for ending in ("", f".{DIGEST}")}
+
+
+# Names.
+
+
+@given(ids)
+@example(".")
+@example("..")
+@example("../../etc/passwd")
+@example("/etc/passwd")
+@example(".hidden")
+@example("%2Ehidden")
+@example("a" * 512)
+@example("é" * 256)
+@example("~" * 100)
+def test_a_name_is_safe_and_stays_in_the_folder(job_id: str) -> None:
+    name = file_name(job_id)
+    assert re.fullmatch(r"[A-Za-z0-9_%~-][A-Za-z0-9_.%~-]*", name)
+    assert len(name) <= 133
+    for file in files_of(job_id):
+        assert len(file) <= 255
+        assert (Path("/folder") / file).resolve().parent == Path("/folder")
+
+
+@given(ids, ids)
+@example(".a", "%2Ea")
+@example("a b", "a%20b")
+@example("a" * 121, "a" * 122)
+@example("a" * 120, "a" * 121)
+@example("a", "a-output.json")
+@example("a", f"a-output.json.{DIGEST}")
+@example("a-input.json", "a")
+def test_no_two_jobs_share_a_file(one: str, other: str) -> None:
+    assume(one != other)
+    assert file_name(one) != file_name(other)
+    assert not files_of(one) & files_of(other)
+
+
+@given(st.text("abcXYZ0189._-", min_size=1, max_size=120).filter(lambda text: not text.startswith(".")))
+def test_a_plain_id_is_its_own_name(job_id: str) -> None:
+    assert file_name(job_id) == job_id
+
+
+@given(ids)
+def test_an_id_can_be_told_from_its_name_unless_it_is_long(job_id: str) -> None:
+    name = file_name(job_id)
+    assert records._id_of(name) == (None if len(name) > 120 else job_id)
+
+
+@given(ids, st.sampled_from(KINDS))
+def test_a_file_tells_whose_it_is(job_id: str, kind: str) -> None:
+    match = records._FILE.fullmatch(f"{file_name(job_id)}-{kind}.{DIGEST}")
+    assert match
+    assert (match["name"], match["kind"], match["digest"]) == (file_name(job_id), kind, DIGEST)
+
+
+@given(st.text(), st.text())
+def test_a_fence_has_a_digest_of_its_own(one: str, other: str) -> None:
+    assume(one != other)
+    assert digest_of(one) != digest_of(other)
+    assert re.fullmatch("[a-z2-7]{16}", digest_of(one))
+
+
+# One attempt.
+
+
+def lease(job_id: str = "job", fence: str = "w.1", *, data: bytes = b"[1]", attachment: bytes | None = None) -> Lease:
+    message = Message(job_id=job_id, topic="t", data=data, attachment=attachment)
+    return Lease(message=message, fence=fence, attempt=1, taken_at=0.0, queued_s=None)
+
+
+def listing(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()} if folder.exists() else {}
+
+
+def test_an_attempt_from_its_beginning_to_its_publishing(tmp_path: Path) -> None:
+    kept = Records(tmp_path / "job_data")
+    mine = lease(attachment=b"bytes", data=b'{"a": 1.0e5}')
+    record = kept.of(mine)
+    assert not (tmp_path / "job_data").exists()
+
+    kept.begin(record, mine)
+    assert listing(kept.folder) == {"job-input.json": b'{"a": 1.0e5}', "job-attachment.bin": b"bytes"}
+    assert (record.input, record.attachment) == (kept.folder / "job-input.json", kept.folder / "job-attachment.bin")
+
+    record.output.write_bytes(b"{}")
+    record.stdout.write_text("out")
+    record.stderr.write_text("err")
+    assert record.printed() == ("out", "err")
+    assert set(listing(kept.folder)) == {
+        "job-input.json",
+        "job-attachment.bin",
+        *(f"job-{kind}.{DIGEST}" for kind in ("output.json", "stdout.log", "stderr.log")),
+    }
+
+    record.seal({"job_id": "job", "stdout": "out"})
+    assert kept.metadata("job") is None
+    assert kept.names() == []
+    assert list(kept.unpublished()) == [Unpublished("job", DIGEST, "job", sealed=True)]
+
+    record.publish()
+    assert set(listing(kept.folder)) == {"job-input.json", "job-attachment.bin", "job-output.json", "job-metadata.json"}
+    assert kept.metadata("job") == kept.by_name("job") == {"job_id": "job", "stdout": "out"}
+    assert kept.names() == ["job"]
+    assert kept.read("job", "output.json") == b"{}"
+    assert kept.read("job", "stdout.log") is None
+    assert list(kept.unpublished()) == []
+
+
+def test_metadata_is_for_people_too(tmp_path: Path) -> None:
+    record = Record(tmp_path, "job", DIGEST, attached=False)
+    record.seal({"b": 1, "a": ["é"], "c": {}})
+    text = record.own("metadata.json").read_text()
+    assert text.endswith("}\n")
+    assert list(json.loads(text)) == ["b", "a", "c"]
+    assert len(text.splitlines()) > 3
+
+
+def test_without_an_attachment_there_is_none(tmp_path: Path) -> None:
+    record = Records(tmp_path).of(lease())
+    assert record.attachment is None
+
+
+def test_an_empty_attachment_is_one(tmp_path: Path) -> None:
+    kept, mine = Records(tmp_path), lease(attachment=b"")
+    kept.begin(kept.of(mine), mine)
+    assert kept.read("job", "attachment.bin") == b""
+
+
+def test_beginning_again_replaces_the_input_whole(tmp_path: Path) -> None:
+    kept = Records(tmp_path)
+    for data in (b"[1, 2, 3]", b"[]"):
+        mine = lease(data=data)
+        kept.begin(kept.of(mine), mine)
+        assert listing(tmp_path) == {"job-input.json": data}
+
+
+def test_what_nobody_sealed_is_not_published(tmp_path: Path) -> None:
+    record = Record(tmp_path, "job", DIGEST, attached=False)
+    record.output.write_text("{}")
+    record.publish()
+    assert set(listing(tmp_path)) == {f"job-output.json.{DIGEST}"}
+
+
+def test_discarding_leaves_what_others_wrote(tmp_path: Path) -> None:
+    for digest in (DIGEST, digest_of("w.2")):
+        for kind in KINDS:
+            (tmp_path / f"job-{kind}.{digest}").touch()
+    published = {"job-input.json", "job-output.json", "job-metadata.json", "job-2-output.json"}
+    for name in published:
+        (tmp_path / name).touch()
+    kept = Records(tmp_path)
+    Record(tmp_path, "job", DIGEST, attached=False).discard()
+    kept.discard(Unpublished("job", DIGEST, "job", sealed=False))
+    assert set(listing(tmp_path)) == published | {f"job-{kind}.{digest_of('w.2')}" for kind in KINDS}
+    kept.discard(Unpublished("job", DIGEST, "job", sealed=False))
+
+
+def test_a_folder_that_is_not_there_is_empty(tmp_path: Path) -> None:
+    kept = Records(tmp_path / "gone")
+    assert kept.names() == []
+    assert list(kept.unpublished()) == []
+    assert kept.metadata("a") is None
+    assert kept.read("a", "input.json") is None
+    assert kept.logs("a") == {}
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"job_id": "jo', b"[]", b"5", b"\xff"])
+def test_metadata_that_is_not_whole_is_none(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "job-metadata.json").write_bytes(content)
+    (tmp_path / f"job-metadata.json.{DIGEST}").write_bytes(content)
+    kept = Records(tmp_path)
+    assert kept.metadata("job") is None
+    assert list(kept.unpublished()) == [Unpublished("job", DIGEST, "job", sealed=False)]
+
+
+def test_unpublished_attempts_are_told_apart(tmp_path: Path) -> None:
+    kept = Records(tmp_path)
+    long = "x" * 200
+    for job_id, fence in (("a", "w.1"), ("a", "w.2"), ("a-output.json", "w.1"), (".b é", "w.1"), (long, "w.1")):
+        kept.of(lease(job_id, fence)).output.touch()
+    sealed = kept.of(lease(long, "w.2"))
+    sealed.seal({"job_id": long})
+    for other in ("a-output.json", "README", "a-output.json.x", f"a-files.{DIGEST}", f"a-output.json.{DIGEST}.tmp"):
+        (tmp_path / other).touch()
+    found = {(attempt.digest, attempt.job_id, attempt.sealed) for attempt in kept.unpublished()}
+    one, two = digest_of("w.1"), digest_of("w.2")
+    assert found == {
+        (one, "a", False),
+        (two, "a", False),
+        (one, "a-output.json", False),
+        (one, ".b é", False),
+        (one, None, False),
+        (two, long, True),
+    }
+
+
+def test_an_attempt_that_died_while_it_began_can_be_discarded(tmp_path: Path) -> None:
+    for kind in ("input.json", "attachment.bin"):
+        (tmp_path / f"job-{kind}.{DIGEST}").touch()
+    kept = Records(tmp_path)
+    for attempt in kept.unpublished():
+        kept.discard(attempt)
+    assert listing(tmp_path) == {}
+
+
+def test_names_sort_by_time(tmp_path: Path) -> None:
+    kept = Records(tmp_path)
+    for job_id in ("20261121T231501.2Z-b", "20261121T231501.1Z-c", "20261121T231502.0Z-a"):
+        (tmp_path / f"{job_id}-metadata.json").write_text("{}")
+    assert [name[-1] for name in kept.names()] == ["c", "b", "a"]
+
+
+# Logs.
+
+
+def test_logs_are_the_published_or_those_of_the_attempt_that_runs(tmp_path: Path) -> None:
+    kept = Records(tmp_path)
+    assert kept.logs("job") == {}
+    (tmp_path / "job-stdout.log").touch()
+    assert kept.logs("job") == {"stdout": tmp_path / "job-stdout.log"}
+    running = kept.of(lease())
+    running.stdout.touch()
+    running.stderr.touch()
+    assert kept.logs("job") == {"stdout": running.stdout, "stderr": running.stderr}
+
+
+@pytest.mark.parametrize("job_id", ["[a]", "*", "a?", "é", ".x", "y" * 300])
+def test_logs_of_a_strange_id(tmp_path: Path, job_id: str) -> None:
+    kept = Records(tmp_path)
+    kept.of(lease("other")).stdout.touch()
+    mine = kept.of(lease(job_id))
+    mine.stdout.touch()
+    assert kept.logs(job_id) == {"stdout": mine.stdout}
+
+
+def test_logs_are_not_those_of_an_id_that_ends_like_a_log(tmp_path: Path) -> None:
+    (tmp_path / f"{file_name('a-stdout.log.x')}-stdout.log").touch()
+    assert Records(tmp_path).logs("a") == {}
+
+
+def test_logs_that_are_published_meanwhile_are_still_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = Records(tmp_path)
+    record = kept.of(lease())
+    record.stdout.touch()
+    search = Path.glob
+
+    def publish_behind(folder: Path, pattern: str) -> Iterator[Path]:
+        found = list(search(folder, pattern))
+        if record.stdout.exists():
+            record.stdout.rename(record.published("stdout.log"))
+        yield from found
+
+    monkeypatch.setattr(Path, "glob", publish_behind)
+    assert kept.logs("job") == {"stdout": record.published("stdout.log")}
+
+
+# Long output.
+
+
+def sealed_output(folder: Path, content: bytes) -> tuple[str, bool]:
+    """Return what stands in the metadata for an output, and whether the log is kept."""
+    record = Record(folder, "job", DIGEST, attached=False)
+    record.stdout.write_bytes(content)
+    shown, _ = record.printed()
+    record.seal({"stdout": shown})
+    record.publish()
+    kept = record.published("stdout.log")
+    if kept.exists():
+        assert kept.read_bytes() == content
+    return json.loads(record.published("metadata.json").read_bytes())["stdout"], kept.exists()
+
+
+@pytest.mark.parametrize("size", [0, 1, SHOWN_BYTES - 1, SHOWN_BYTES])
+def test_output_up_to_the_limit_is_shown_whole_and_has_no_log(tmp_path: Path, size: int) -> None:
+    assert sealed_output(tmp_path, b"x" * size) == ("x" * size, False)
+
+
+@pytest.mark.parametrize("over", [1, 2, 1000, 10 * SHOWN_BYTES])
+def test_output_over_the_limit_is_cut_in_the_middle_and_whole_in_the_log(tmp_path: Path, over: int) -> None:
+    half = SHOWN_BYTES // 2
+    content = b"a" * half + b"m" * over + b"z" * half
+    note = f"\n[... {over} bytes left out here; the whole is in job-stdout.log ...]\n"
+    assert sealed_output(tmp_path, content) == ("a" * half + note + "z" * half, True)
+
+
+@pytest.mark.parametrize("shift", range(4))
+def test_a_cut_through_a_character_harms_no_other(tmp_path: Path, shift: int) -> None:
+    content = b"a" * shift + "😀".encode() * (SHOWN_BYTES // 2)
+    shown, kept = sealed_output(tmp_path, content)
+    assert kept
+    head, note, tail = re.split(r"(\n\[\.\.\. .* \.\.\.\]\n)", shown)
+    assert re.fullmatch(f"{'a' * shift}😀+\ufffd?", head)
+    assert re.fullmatch("\ufffd{0,3}😀+", tail)
+    assert f"{len(content) - SHOWN_BYTES} bytes" in note
+
+
+def test_output_that_is_no_utf_8_is_shown_as_far_as_it_is(tmp_path: Path) -> None:
+    assert sealed_output(tmp_path, b"a\xffb\xc3")[0] == "a\ufffdb\ufffd"
+
+
+def test_an_attempt_that_printed_nothing_at_all(tmp_path: Path) -> None:
+    assert Record(tmp_path, "job", DIGEST, attached=False).printed() == ("", "")
+
+
+# Publishing, broken off anywhere.
+
+
+class Crash(BaseException):
+    """The machine stops here."""
+
+
+@dataclass
+class Fuse:
+    """Lets `left` file operations happen, and crashes at the next one."""
+
+    left: int
+
+    def count(self) -> None:
+        if self.left == 0:
+            raise Crash
+        self.left -= 1
+
+
+@pytest.fixture
+def fuse(monkeypatch: pytest.MonkeyPatch) -> Fuse:
+    """A fuse in every operation that changes a name."""
+    burning = Fuse(10**6)
+    for operation in ("unlink", "replace"):
+        true: Any = getattr(Path, operation)
+
+        def fused(path: Path, *args: Any, _true: Any = true, **kwargs: Any) -> Any:
+            burning.count()
+            return _true(path, *args, **kwargs)
+
+        monkeypatch.setattr(Path, operation, fused)
+    return burning
+
+
+LEFT = list(itertools.product([True, False], repeat=3))
+"""Whether an attempt left an output, a long stdout, a long stderr."""
+
+
+def seal(folder: Path, number: int, left: tuple[bool, bool, bool]) -> Record:
+    """Write and seal the files of an attempt; each holds the attempt's number."""
+    record = Record(folder, "job", digest_of(f"w.{number}"), attached=False)
+    for kind, there in zip(("output.json", "stdout.log", "stderr.log"), left, strict=True):
+        if there:
+            record.own(kind).write_bytes(b"%d" % number * (SHOWN_BYTES + 1))
+    record.seal({"job_id": "job", "attempt": number})
+    return record
+
+
+def attempts_of(folder: Path) -> dict[str, int]:
+    """Return of which attempt each published file is."""
+    found = {}
+    for kind in ("output.json", "stdout.log", "stderr.log"):
+        if (file := folder / f"job-{kind}").exists():
+            found[kind] = int(file.read_bytes()[:1])
+    if metadata := Records(folder).metadata("job"):
+        found["metadata.json"] = metadata["attempt"]
+    return found
+
+
+def whole(number: int, left: tuple[bool, bool, bool]) -> dict[str, int]:
+    kinds = (*zip(("output.json", "stdout.log", "stderr.log"), left, strict=True), ("metadata.json", True))
+    return {kind: number for kind, there in kinds if there}
+
+
+@pytest.mark.parametrize(("earlier", "later"), list(itertools.product([None, *LEFT], LEFT)), ids=repr)
+def test_publishing_ends_well_however_often_it_was_broken_off(
+    tmp_path: Path, fuse: Fuse, earlier: tuple[bool, bool, bool] | None, later: tuple[bool, bool, bool]
+) -> None:
+    start = tmp_path / "start"
+    start.mkdir()
+    if earlier:
+        seal(start, 1, earlier).publish()
+        assert attempts_of(start) == whole(1, earlier)
+    seal(start, 2, later)
+    for step in itertools.count():
+        folder = tmp_path / str(step)
+        shutil.copytree(start, folder)
+        first_broke = _publish_until(folder, fuse, step)
+        _check_broken(folder, earlier, later)
+        for again in range(3):
+            _publish_until(folder, fuse, again)
+            _check_broken(folder, earlier, later)
+        fuse.left = 10**6
+        for attempt in list(Records(folder).unpublished()):
+            assert attempt.sealed
+            Records(folder).publish(attempt)
+        assert attempts_of(folder) == whole(2, later)
+        assert list(Records(folder).unpublished()) == []
+        shutil.rmtree(folder)
+        if not first_broke:
+            break
+    assert step <= 10
+
+
+def _publish_until(folder: Path, fuse: Fuse, operations: int) -> bool:
+    """Publish attempt 2 and crash after so many operations; tell whether it came to that."""
+    fuse.left = operations
+    try:
+        Record(folder, "job", digest_of("w.2"), attached=False).publish()
+    except Crash:
+        return True
+    else:
+        return False
+    finally:
+        fuse.left = 10**6
+
+
+def _check_broken(folder: Path, earlier: tuple[bool, bool, bool] | None, later: tuple[bool, bool, bool]) -> None:
+    """Metadata stands among files of its own attempt alone, and is there last."""
+    there = attempts_of(folder)
+    if there.get("metadata.json") == 2:
+        assert there == whole(2, later)
+    elif there.get("metadata.json") == 1:
+        assert earlier
+        assert there.items() <= whole(1, earlier).items()
+    else:
+        assert there.keys() <= whole(2, later).keys(), "what the later attempt lacks is gone before the metadata is"
+
+
+def test_what_an_earlier_attempt_half_published_does_not_stay(tmp_path: Path, fuse: Fuse) -> None:
+    """The first attempt's worker dies while it publishes; the job is sent back; the next attempt leaves no output."""
+    kept = Records(tmp_path)
+    first = seal(tmp_path, 1, (True, True, False))
+    fuse.left = 1
+    with pytest.raises(Crash):
+        first.publish()
+    fuse.left = 10**6
+    assert attempts_of(tmp_path) == {"output.json": 1}
+
+    mine = replace(lease(fence="w.2"), attempt=2)
+    kept.begin(kept.of(mine), mine)
+    seal(tmp_path, 2, (False, False, False)).publish()
+    kept.discard(Unpublished("job", digest_of("w.1"), "job", sealed=True))
+    assert attempts_of(tmp_path) == {"metadata.json": 2}
+
+
+def test_an_attempt_without_output_leaves_none_of_an_earlier_one(tmp_path: Path) -> None:
+    seal(tmp_path, 1, (True, True, True)).publish()
+    seal(tmp_path, 2, (False, False, False)).publish()
+    assert attempts_of(tmp_path) == {"metadata.json": 2}
