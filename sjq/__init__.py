@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from sjq.client import Client
     from sjq.errors import Error
     from sjq.handler import Next, job
-    from sjq.job import Job, JobEvent
+    from sjq.jobs import Job, JobEvent
     from sjq.states import State
 
 __version__ = "0.1.0"
@@ -22,8 +22,8 @@ __all__ = ["Client", "Error", "Job", "JobEvent", "Next", "State", "__version__",
 _WHERE = {
     "Client": "sjq.client",
     "Error": "sjq.errors",
-    "Job": "sjq.job",
-    "JobEvent": "sjq.job",
+    "Job": "sjq.jobs",
+    "JobEvent": "sjq.jobs",
     "Next": "sjq.handler",
     "State": "sjq.states",
     "job": "sjq.handler",

@@ -20,7 +20,7 @@ from sjq.brokers.base import Broker, Counts, Holder
 from sjq.clock import from_rfc3339
 from sjq.config import Config
 from sjq.errors import LockHeld, NoSuchJob, UsageError, WrongState
-from sjq.job import Job, JobEvent, check_id, check_topic, new_message, shown
+from sjq.jobs import Job, JobEvent, check_id, check_topic, new_message, shown
 from sjq.records import KEPT_OF_LONG_NAME, Records, file_name
 from sjq.states import ENDED, Reason, State
 

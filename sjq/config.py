@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from sjq.errors import ConfigError, UsageError
-from sjq.job import check_topic
+from sjq.jobs import check_topic
 
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)?")
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}

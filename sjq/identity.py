@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sjq.job import random_part
+from sjq.jobs import random_part
 
 
 def host() -> str:

@@ -23,7 +23,7 @@ from typing import Any
 
 import msgspec
 
-from sjq.job import Lease, id_from_bytes, id_to_bytes
+from sjq.jobs import Lease, id_from_bytes, id_to_bytes
 
 LONGEST_NAME_BYTES = 120
 KEPT_OF_LONG_NAME = 80

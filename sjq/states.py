@@ -62,6 +62,7 @@ TRANSITIONS: dict[tuple[State | None, Event], State | None] = {
     (State.FAILED, Event.REQUEUED): State.INCOMING,
     (State.TIMEDOUT, Event.REQUEUED): State.INCOMING,
     (State.CANCELLED, Event.REQUEUED): State.INCOMING,
+    (State.SUCCEEDED, Event.DELETED): None,  # the stub that is left of it
     (State.FAILED, Event.DELETED): None,
     (State.TIMEDOUT, Event.DELETED): None,
     (State.CANCELLED, Event.DELETED): None,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sjq.config import Config, TopicPolicy
 from sjq.errors import ConfigError, UsageError
-from sjq.job import check_topic
+from sjq.jobs import check_topic
 
 _ALWAYS_SHADOWED = frozenset({"sjq"})
 

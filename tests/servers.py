@@ -229,7 +229,7 @@ class Wire:
             self("SET", b"job_data:" + raw_id, text, "NX")
         self("RPUSH", f"incoming:{topic}", raw_id)
 
-    def keys(self) -> set[bytes]:
+    def names(self) -> set[bytes]:
         """Return the names of all keys, without the prefix."""
         return {name.removeprefix(self.prefix) for name in self.client.scan_iter(count=5000)}
 

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from sjq.job import Job, JobEvent, Lease, Malformed, Message, Outcome
+from sjq.jobs import Job, JobEvent, Lease, Malformed, Message, Outcome
 from sjq.states import State
 
 

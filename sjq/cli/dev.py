@@ -9,7 +9,7 @@ import click
 from sjq.cli import render
 from sjq.client import Client
 from sjq.errors import NoSuchJob
-from sjq.job import Job, Message, shown
+from sjq.jobs import Job, Message, shown
 from sjq.states import State
 from sjq.topics import find_topic
 

@@ -14,7 +14,7 @@ import msgspec
 from sjq.cli import render
 from sjq.client import Client
 from sjq.errors import MessageError, UsageError
-from sjq.job import check_json, shown
+from sjq.jobs import check_json, shown
 from sjq.states import State
 
 _STATES = click.Choice([str(state) for state in State])

@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from sjq import clock
-from sjq.job import Job, id_to_bytes, shown
+from sjq.jobs import Job, id_to_bytes, shown
 from sjq.states import State
 
 _COLOURS = {

@@ -12,7 +12,7 @@ from sjq import identity
 from sjq.cli import render
 from sjq.client import Client
 from sjq.errors import NoSuchJob
-from sjq.job import Job, shown, worker_of
+from sjq.jobs import Job, shown, worker_of
 
 MOST_RELATIVES = 20
 _BRIEF = 2000

@@ -10,7 +10,7 @@ from pathlib import Path
 from sjq.brokers.base import Broker
 from sjq.errors import BrokerDown, LeaseLost
 from sjq.executors.base import Executor, Exit, Runtime, Task
-from sjq.job import Lease, Outcome, released, shown
+from sjq.jobs import Lease, Outcome, released, shown
 from sjq.records import Record, Records
 from sjq.states import State
 from sjq.worker.heartbeat import Heartbeat

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Collection
 
 from sjq.executors.base import Executor, Task
-from sjq.job import Lease
+from sjq.jobs import Lease
 
 
 class InFlight:

@@ -10,7 +10,7 @@ import msgspec
 
 from sjq.errors import MessageError, UsageError
 from sjq.executors.base import Exit
-from sjq.job import MOST_NEXT_JOBS, Message, Outcome, check_topic, failed, json_fault, succeeded
+from sjq.jobs import MOST_NEXT_JOBS, Message, Outcome, check_topic, failed, json_fault, succeeded
 from sjq.states import Reason
 
 _FORM = 'an output is {"data": ...}, with "next_topic", "next_topics" or "next" beside it where jobs follow'

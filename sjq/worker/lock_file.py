@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from sjq.job import LONGEST_ID_BYTES
+from sjq.jobs import LONGEST_ID_BYTES
 
 _ENTRY = LONGEST_ID_BYTES + 1
 

@@ -8,7 +8,7 @@ import sjq
 from sjq import clock, identity
 from sjq.executors import launch
 from sjq.executors.base import Exit, Task
-from sjq.job import Lease, Outcome
+from sjq.jobs import Lease, Outcome
 from sjq.records import Record
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sjq import identity
 from sjq.brokers.base import Broker, Holder
-from sjq.job import shown, worker_of
+from sjq.jobs import shown, worker_of
 from sjq.records import Records, Unpublished, digest_of
 from sjq.states import State
 from sjq.topics import Topic

@@ -14,7 +14,7 @@ from sjq.config import Config
 from sjq.executors import launch
 from sjq.executors.base import Exit, Runtime, Task
 from sjq.executors.runtimes import Runtimes
-from sjq.job import Message, Outcome
+from sjq.jobs import Message, Outcome
 from sjq.topics import Topic
 from sjq.worker.judgement import judge
 

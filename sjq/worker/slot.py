@@ -10,7 +10,7 @@ from collections.abc import Callable
 from sjq.brokers.base import Broker, Wakeup
 from sjq.errors import BrokerDown, EnvironmentFailed
 from sjq.executors.base import Runtime
-from sjq.job import Lease, Malformed, make_fence, shown
+from sjq.jobs import Lease, Malformed, make_fence, shown
 from sjq.worker.attempt import Attempts
 from sjq.worker.gate import Gate
 from sjq.worker.heartbeat import Heartbeat

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 from sjq.brokers.redis.broker import RedisBroker
 from sjq.cli import main
 from sjq.executors.local import LocalExecutor
-from sjq.job import Lease
+from sjq.jobs import Lease
 from sjq.records import Record, Records
 
 STEPS = {

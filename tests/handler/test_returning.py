@@ -49,7 +49,7 @@ class Array:
         return [1]
 
 
-def output(result: object) -> Any:  # noqa: ANN401
+def output(result: object) -> Any:
     return json.loads(encoded(result, root=os.getcwd()))  # noqa: PTH109
 
 

@@ -19,7 +19,7 @@ from sjq.brokers import open_broker
 from sjq.client import MOST_PER_BATCH, Client
 from sjq.config import Config
 from sjq.errors import Error, LockHeld, MessageError, NoSuchJob, UsageError, WrongState
-from sjq.job import Lease, failed, id_from_bytes, make_fence, succeeded
+from sjq.jobs import Lease, failed, id_from_bytes, make_fence, succeeded
 from sjq.records import Records, file_name
 from sjq.states import Reason, State
 

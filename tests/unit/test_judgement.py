@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sjq.executors.base import Exit
-from sjq.job import MOST_NEXT_JOBS, Message, Outcome, new_message
+from sjq.jobs import MOST_NEXT_JOBS, Message, Outcome, new_message
 from sjq.states import Reason, State
 from sjq.worker.judgement import judge
 

@@ -15,7 +15,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from sjq import records
-from sjq.job import Lease, Message, id_from_bytes
+from sjq.jobs import Lease, Message, id_from_bytes
 from sjq.records import KINDS, SHOWN_BYTES, Record, Records, Unpublished, digest_of, file_name
 
 if TYPE_CHECKING:

@@ -22,6 +22,7 @@ BUILT = """
     failed      requeued    incoming
     timedout    requeued    incoming
     cancelled   requeued    incoming
+    succeeded   deleted     -
     failed      deleted     -
     timedout    deleted     -
     cancelled   deleted     -
@@ -66,7 +67,7 @@ def test_an_ended_job_moves_only_by_a_person() -> None:
 def test_a_job_that_has_not_ended_can_go_on() -> None:
     alive = {before for before, _ in TRANSITIONS if before}
     assert set(State) - ENDED - UNREACHED <= alive
-    assert State.SUCCEEDED not in alive
+    assert {event for before, event in TRANSITIONS if before is State.SUCCEEDED} == {Event.DELETED}
 
 
 def test_a_new_job_is_the_only_one_that_comes_from_nothing() -> None:

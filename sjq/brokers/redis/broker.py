@@ -8,12 +8,12 @@ import msgspec
 
 from sjq.brokers.base import Holder, Pulse, Recovered, Wakeup
 from sjq.brokers.redis.connection import Server
-from sjq.brokers.redis.inspection import Inspection
+from sjq.brokers.redis.inspection import Inspection, literal
 from sjq.brokers.redis.keys import STUB_SECONDS, Keys
 from sjq.brokers.redis.scripts import Argument
 from sjq.brokers.redis.wakeup import open_wakeup
 from sjq.errors import BrokerDown, LeaseLost, MessageError
-from sjq.job import Lease, Malformed, Message, Outcome, decode_message, failed, id_from_bytes, id_to_bytes
+from sjq.jobs import Lease, Malformed, Message, Outcome, decode_message, failed, id_from_bytes, id_to_bytes
 from sjq.states import Reason, State
 
 MOST_JOBS_PER_CALL = 500
@@ -137,13 +137,17 @@ class RedisBroker(Inspection):
     def workers(self) -> dict[str, dict[str, str]]:
         """Return the hash of every worker."""
         prefix = self.keys.worker("")
-        names = [name.decode("utf-8", "replace").removeprefix(prefix) for name in self.scan(f"{prefix}*")]
+        found = self.scan(literal(prefix.encode()) + b"*")
+        names = [name.decode("utf-8", "replace").removeprefix(prefix) for name in found]
         return {worker: facts for worker, facts in self._facts(names).items() if facts}
 
     def lock(self, topics: Collection[str], worker: str, lease_s: float) -> Sequence[Holder]:
         """Set all locks in one script call, or none."""
-        held = self.server.run("lock", topics, worker=worker, lease_ms=_ms(lease_s))
-        return self.holders([topic.decode() for topic in held]) if held else []
+        while held := self.server.run("lock", topics, worker=worker, lease_ms=_ms(lease_s)):
+            if holders := self.holders([topic.decode() for topic in held]):
+                return holders
+            # What was held went free before it could be named: an empty answer would mean that we have it.
+        return []
 
     def unlock(self, holder: Holder) -> bool:
         """Delete the lock if its value is still the holder's id."""
@@ -155,9 +159,9 @@ class RedisBroker(Inspection):
         locks = [self.keys.lock(topic) for topic in ordered]
         answers = self.server.ask_all((command, lock) for lock in locks for command in ("GET", "PTTL"))
         held = {
-            topic: (value.decode("utf-8", "replace"), ttl > 0)
+            topic: (value.decode("utf-8", "replace"), ttl != -1)
             for topic, value, ttl in zip(ordered, answers[::2], answers[1::2], strict=True)
-            if value is not None
+            if value is not None and ttl != -2  # it may expire between the two commands
         }
         facts = self._facts({worker for worker, _ in held.values()})
         return [
@@ -173,7 +177,8 @@ class RedisBroker(Inspection):
         if not leased:
             return {}
         states = (self.keys.job_state(id_from_bytes(raw_id)) for _, raw_id in leased)
-        workers = [(name or b"").decode() for name in self.server.ask_all(("HGET", key, "worker") for key in states)]
+        answers = self.server.ask_all((("HGET", key, "worker") for key in states), spoilt=True)
+        workers = ["" if isinstance(name, Exception) else (name or b"").decode() for name in answers]
         facts = self._facts(set(workers))
         found: dict[str, dict[str, Mapping[str, str]]] = {}
         for (topic, _), worker in zip(leased, workers, strict=True):

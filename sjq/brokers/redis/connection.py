@@ -12,7 +12,7 @@ from redis.retry import Retry
 
 from sjq.brokers.redis.scripts import Argument, script
 from sjq.config import without_password
-from sjq.errors import BrokerDown, ConfigError
+from sjq.errors import BrokerDown, ConfigError, Error
 
 CONNECT_TIMEOUT_S = 5.0
 ANSWER_TIMEOUT_S = 20.0
@@ -39,6 +39,16 @@ def connect(url: str | None, options: Mapping[str, object] | None) -> redis.Redi
     except (ValueError, TypeError) as error:
         shown = without_password(url) if url else "the arguments in config.json"
         raise ConfigError(f"{shown} cannot be used for a Redis client: {error}") from None
+
+
+# The client library has classes for some of them, and cuts the word from their texts.
+_NOT_NOW_ERRORS = (
+    redis.exceptions.ClusterDownError,
+    redis.exceptions.MasterDownError,
+    redis.exceptions.OutOfMemoryError,
+    redis.exceptions.ReadOnlyError,
+    redis.exceptions.TryAgainError,
+)
 
 
 class Server:
@@ -84,8 +94,13 @@ class Server:
         """Send one command that only looks."""
         return self._answered(lambda: self._execute(*command), repeat=True)
 
-    def ask_all(self, commands: Iterable[tuple[Argument, ...]], *, at_once: bool = False) -> list[Any]:
-        """Send commands that only look, in one round trip; `at_once`, so that no other client's fall between them."""
+    def ask_all(
+        self, commands: Iterable[tuple[Argument, ...]], *, at_once: bool = False, spoilt: bool = False
+    ) -> list[Any]:
+        """Send commands that only look, in one round trip; `at_once`, so that no other client's fall between them.
+
+        With `spoilt`, a key of a wrong type answers with its error in the list, and does not hide the others.
+        """
         ordered = list(commands)
 
         def call() -> list[Any]:
@@ -93,7 +108,11 @@ class Server:
                 add: Callable[..., Any] = pipe.execute_command
                 for command in ordered:
                     add(*command)
-                return pipe.execute()
+                answers = pipe.execute(raise_on_error=False)
+            for answer in answers:
+                if isinstance(answer, Exception) and not (spoilt and str(answer).startswith("WRONGTYPE")):
+                    raise answer
+            return answers
 
         answers: list[Any] = self._answered(call, repeat=True)
         return answers
@@ -113,11 +132,13 @@ class Server:
                 'does, with a "prefix" that holds a hash tag, such as "{sjq}:"'
             ) from error
         except redis.ResponseError as error:
-            if str(error).startswith(_NOT_NOW):
+            if isinstance(error, _NOT_NOW_ERRORS) or str(error).startswith(_NOT_NOW):
                 raise BrokerDown(f"{self.where} cannot serve now: {_first_line(error)}") from error
+            if "unauthenticated" in str(error):  # so long a command, and no password before it
+                raise ConfigError(f"{self.where} refuses us: it asks for a password") from error
             if "unknown command" in str(error).lower() and "evalsha" in str(error).lower():
                 raise ConfigError(f"{self.where} has no Lua scripts: use Redis 7.0 or newer, or Valkey") from error
-            raise
+            raise Error(f"{self.where} refuses a command: {_first_line(error)}") from error
 
 
 def _first_line(error: Exception) -> str:

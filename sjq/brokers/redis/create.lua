@@ -3,6 +3,11 @@
 -- so that the call may be repeated after a lost answer.
 -- ARGV prefix length jobs...  (jobs: topic, id, parent, message, attached, attachment)
 -- WRITES job_data:<id> job_attachment:<id> incoming:<topic> stats:<topic> events
+must_note()
+for i = 1, #jobs, 6 do
+  must_note(jobs[i])
+  must_be('list', key('incoming', jobs[i]))
+end
 for i = 1, #jobs, 6 do
   let_wait(jobs[i], jobs[i + 1], jobs[i + 3], jobs[i + 4], jobs[i + 5], jobs[i + 2])
 end

@@ -10,6 +10,8 @@ for i = 1, #ids do
   local was = redis.call('HMGET', key('job_state', id), 'state', 'topic')
   if ended[was[1]] then
     local topic = was[2] or ''
+    must_note(topic)
+    must_be('list', key('failed', topic), key('rejected', topic))
     redis.call('LREM', key(was[1] == 'rejected' and 'rejected' or 'failed', topic), -1, id)
     redis.call('DEL', key('job_state', id), key('job_data', id), key('job_attachment', id))
     note('deleted', topic, id, 'state', was[1])

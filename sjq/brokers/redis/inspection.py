@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
 
 from sjq.brokers.base import Broker, Counts
 from sjq.brokers.redis.connection import Server
 from sjq.brokers.redis.keys import Keys
 from sjq.brokers.redis.scripts import Argument
 from sjq.errors import MessageError, WrongState
-from sjq.job import Job, JobEvent, Message, decode_message, id_from_bytes, id_to_bytes
+from sjq.jobs import Job, JobEvent, Message, decode_message, id_from_bytes, id_to_bytes
 from sjq.states import ENDED, Reason, State
 
 STEP = 500
@@ -33,7 +35,7 @@ class Inspection(Broker):
 
     def get(self, job_id: str) -> Job | None:
         """Read the job's state and message; where a foreign job waits is searched for."""
-        state, text = self.server.ask_all(self._look_at(job_id))
+        state, text = self.server.ask_all(self._look_at(job_id), spoilt=True)
         if not state and text is None:
             return None
         message = _message(job_id, text)
@@ -49,26 +51,19 @@ class Inspection(Broker):
         positions = self.server.ask_all(("LPOS", self.keys.incoming(topic), raw_id) for topic in topics)
         for topic, position in zip(topics, positions, strict=True):
             if position is not None:
-                return Job(
-                    job_id=job.job_id,
-                    topic=topic,
-                    state=job.state,
-                    parent_job_id=job.parent_job_id,
-                    created_at=job.created_at,
-                    data=job.data,
-                )
+                return replace(job, topic=topic)
         return job
 
     def attachment(self, job_id: str) -> bytes | None:
         """Read the attachment."""
-        attachment: bytes | None = self.server.ask("GET", self.keys.job_attachment(job_id))
-        return attachment
+        (answer,) = self.server.ask_all([("GET", self.keys.job_attachment(job_id))], spoilt=True)
+        return answer if isinstance(answer, bytes) else None
 
     def find(self, prefix: str, limit: int) -> Sequence[str]:
         """Scan messages and states; a state without a message is the stub of a succeeded job."""
         found: set[str] = set()
         for kind in (self.keys.job_data(""), self.keys.job_state("")):
-            for name in self.scan(_literal(kind + id_to_bytes(prefix)) + b"*"):
+            for name in self.scan(literal(kind + id_to_bytes(prefix)) + b"*"):
                 found.add(id_from_bytes(name[len(kind) :]))
                 if len(found) >= limit:
                     return sorted(found)
@@ -94,11 +89,12 @@ class Inspection(Broker):
             after += STEP
 
     def _jobs(self, ids: Sequence[str], topic: str, fallback: State) -> Sequence[Job]:
-        answers = self.server.ask_all(command for job_id in ids for command in self._look_at(job_id))
-        return [
-            _job(job_id, state, _message(job_id, text), topic, fallback)
-            for job_id, state, text in zip(ids, answers[::2], answers[1::2], strict=True)
-        ]
+        answers = self.server.ask_all((command for job_id in ids for command in self._look_at(job_id)), spoilt=True)
+        jobs = []
+        for job_id, state, text in zip(ids, answers[::2], answers[1::2], strict=True):
+            with suppress(WrongState):  # of a newer sjq
+                jobs.append(_job(job_id, state, _message(job_id, text), topic, fallback))
+        return jobs
 
     def _look_at(self, job_id: str) -> tuple[tuple[str, bytes], ...]:
         return ("HGETALL", self.keys.job_state(job_id)), ("GET", self.keys.job_data(job_id))
@@ -106,9 +102,9 @@ class Inspection(Broker):
     def topics(self) -> Sequence[str]:
         """Scan for queues and counters."""
         found = set()
-        for kind in ("incoming:", "stats:"):
+        for kind in ("incoming:", "processing:", "failed:", "stats:"):
             start = f"{self.server.prefix}{kind}".encode()
-            found |= {name[len(start) :].decode("utf-8", "replace") for name in self.scan(_literal(start) + b"*")}
+            found |= {name[len(start) :].decode("utf-8", "replace") for name in self.scan(literal(start) + b"*")}
         return sorted(found)
 
     def counts(self, topics: Collection[str]) -> Sequence[Counts]:
@@ -133,10 +129,18 @@ class Inspection(Broker):
         """Send back from the end of the list to its beginning, so that the first to fail is the first to be taken."""
         allowed = f",{','.join(states)},"
         moved: list[str] = []
-        for ids in self._from_the_end(topic) if job_ids is None else [list(job_ids)]:
+        for ids in self._from_the_end(topic) if job_ids is None else self._as_they_stand(topic, job_ids):
             raw_ids = [id_to_bytes(job_id) for job_id in ids]
             moved += map(id_from_bytes, self.server.run("requeue", raw_ids, topic=topic, states=allowed))
         return moved[::-1]
+
+    def _as_they_stand(self, topic: str, job_ids: Collection[str]) -> Iterator[Sequence[str]]:
+        """Yield ids of the topic's ended jobs in the order of their list, in steps from its end."""
+        positions = self.server.ask_all(("LPOS", self.keys.failed(topic), id_to_bytes(job_id)) for job_id in job_ids)
+        found = {job_id: position for job_id, position in zip(job_ids, positions, strict=True) if position is not None}
+        ordered = sorted(found, key=found.__getitem__)
+        for end in range(len(ordered), 0, -STEP):
+            yield ordered[max(0, end - STEP) : end]
 
     def _from_the_end(self, topic: str) -> Iterator[Sequence[str]]:
         """Yield the ids of a topic's ended jobs in steps from the end; removing what was yielded is allowed."""
@@ -163,9 +167,11 @@ class Inspection(Broker):
         commands: list[tuple[Argument, ...]] = []
         for job_id in ids:
             commands += [("HGET", self.keys.job_state(job_id), "state"), ("EXISTS", self.keys.job_data(job_id))]
-        answers = self.server.ask_all(commands)
+        answers = self.server.ask_all(commands, spoilt=True)
         for job_id, state, exists in zip(ids, answers[::2], answers[1::2], strict=True):
-            now = State(state.decode()) if state else State.INCOMING
+            if isinstance(state, Exception):
+                continue
+            now = _state(job_id, state.decode()) if state else State.INCOMING
             if (state or exists) and now not in ENDED:
                 raise WrongState(f"job {job_id} is {now}: only jobs that have ended can be deleted")
 
@@ -190,12 +196,18 @@ class Inspection(Broker):
 
     def scan(self, pattern: str | bytes) -> Iterator[bytes]:
         """Yield the names of keys that match, each once or more often."""
-        with self.server.errors():
-            yield from self.server.client.scan_iter(match=pattern, count=2000)
+        cursor = 0
+        while True:
+            cursor, names = self.server.ask("SCAN", cursor, "MATCH", pattern, "COUNT", 2000)
+            yield from names
+            if not int(cursor):
+                return
 
 
-def _message(job_id: str, text: bytes | None) -> Message | None:
+def _message(job_id: str, text: bytes | Exception | None) -> Message | None:
     """Return the message as far as it can be read; people look at malformed ones too."""
+    if isinstance(text, Exception):
+        return None
     try:
         return decode_message(job_id, "", text, lambda: b"")
     except MessageError:
@@ -204,31 +216,39 @@ def _message(job_id: str, text: bytes | None) -> Message | None:
 
 def _job(
     job_id: str,
-    state: dict[bytes, bytes],
+    state: dict[bytes, bytes] | Exception,
     message: Message | None,
     topic: str | None = None,
     now: State = State.INCOMING,
 ) -> Job:
-    fields = {name.decode(): value.decode("utf-8", "replace") for name, value in state.items()}
+    raw = {} if isinstance(state, Exception) else state
+    fields = {name.decode(): value.decode("utf-8", "replace") for name, value in raw.items()}
     since_ms = fields.get("end") or fields.get("taken" if fields.get("state") == "processing" else "since")
     since = int(since_ms) / 1000 if since_ms else message.created_s if message else None
     return Job(
         job_id=job_id,
         topic=fields.get("topic") or topic or (message.topic if message else None) or None,
-        state=State(fields.get("state", now)),
+        state=_state(job_id, fields.get("state", now)),
         parent_job_id=message.parent_job_id if message else None,
         attempt=int(fields.get("attempt", 0)),
         created_at=message.created_at if message else None,
         since=since,
         worker=fields.get("worker"),
-        reason=Reason(fields["reason"]) if fields.get("reason") else None,
+        reason=Reason(reason) if (reason := fields.get("reason")) in list(Reason) else None,
         why=fields.get("why"),
         fence=fields.get("fence"),
         data=message.data if message else None,
     )
 
 
-def _literal(pattern: bytes) -> bytes:
+def _state(job_id: str, name: str) -> State:
+    try:
+        return State(name)
+    except ValueError:
+        raise WrongState(f"job {job_id} is {name!r}, a state that this sjq does not know: update it") from None
+
+
+def literal(pattern: bytes) -> bytes:
     """Return a glob that matches only `pattern` itself."""
     for special in b"\\*?[]":
         pattern = pattern.replace(bytes([special]), b"\\" + bytes([special]))

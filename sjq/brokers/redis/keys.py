@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sjq.job import id_to_bytes
+from sjq.jobs import id_to_bytes
 
 STUB_SECONDS = 600
 """How long the stub of a succeeded job stays after its record was published."""
@@ -49,7 +49,7 @@ class Keys:
         return f"{self.prefix}worker:{worker}"
 
     def stats(self, topic: str) -> str:
-        """Hash of counters by event, in all and per minute (`succeeded:29384756`). Stays."""
+        """Hash of counters by event. Stays."""
         return f"{self.prefix}stats:{topic}"
 
     def events(self) -> str:

@@ -7,6 +7,21 @@ end
 
 local function key(kind, id) return prefix .. kind .. ':' .. id end
 
+-- Redis does not roll back: a key of another program in the place of ours has to stop a step before its first write.
+local seen = {}
+local function must_be(kind, ...)
+  for _, name in ipairs({...}) do
+    local found = seen[name] or redis.call('TYPE', name).ok
+    seen[name] = found
+    if found ~= kind and found ~= 'none' then error('the key ' .. name .. ' is a ' .. found .. ' of somebody else, and no ' .. kind) end
+  end
+end
+
+local function must_note(...)
+  must_be('stream', prefix .. 'events')
+  for _, topic in ipairs({...}) do must_be('hash', prefix .. 'stats:' .. topic) end
+end
+
 -- One event and its counter.
 local function note(event, topic, id, ...)
   if length == '' then

@@ -9,11 +9,14 @@ local gone = {}
 for i = 1, #workers do
   if i <= tonumber(dead_n) or redis.call('EXISTS', key('worker', workers[i])) == 0 then gone[workers[i]] = true end
 end
-local processing, recovered = key('processing', topic), {}
+local processing, recovered, failed = key('processing', topic), {}, {}
+must_note(topic)
+must_be('list', processing, key('incoming', topic), key('failed', topic))
 local ids = redis.call('LRANGE', processing, 0, -1)
 for i = #ids, 1, -1 do
   local id = ids[i]
   local state = key('job_state', id)
+  if redis.call('TYPE', state).ok == 'string' then redis.call('DEL', state) end
   local was = redis.call('HMGET', state, 'worker', 'state', 'fence')
   local worker = was[1] or ''
   if gone[worker] then
@@ -30,7 +33,7 @@ for i = #ids, 1, -1 do
         new = 'failed'
         local why = 'it was lost with its worker ' .. lost .. ' times: look at what it does to its worker, then sjq retry'
         redis.call('HSET', state, 'state', new, 'end', now_ms(), 'reason', 'lost', 'why', why)
-        redis.call('RPUSH', key('failed', topic), id)
+        table.insert(failed, 1, id)
         note('lost', topic, id, 'fence', fence, 'reason', 'lost', 'why', why)
       else
         redis.call('HSET', state, 'state', new, 'since', now_ms())
@@ -41,4 +44,5 @@ for i = #ids, 1, -1 do
     end
   end
 end
+for _, id in ipairs(failed) do redis.call('RPUSH', key('failed', topic), id) end
 return recovered

@@ -3,6 +3,8 @@
 -- ARGV prefix length topic states ids...  (states: the allowed ones, with a comma before and behind each)
 -- WRITES failed:<topic> incoming:<topic> job_state:<id> stats:<topic> events
 -- RETURNS the ids that were sent back
+must_note(topic)
+must_be('list', key('incoming', topic), key('failed', topic))
 local moved = {}
 for i = #ids, 1, -1 do
   local id = ids[i]

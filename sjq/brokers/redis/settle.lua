@@ -10,6 +10,12 @@ local was = redis.call('HMGET', state, 'state', 'fence', 'attempt')
 if was[2] ~= fence then return -1 end
 if was[1] ~= 'processing' then return 0 end
 
+must_note(topic)
+must_be('list', key('incoming', topic), key('processing', topic), key('failed', topic))
+for i = 1, #next_jobs, 6 do
+  must_note(next_jobs[i])
+  must_be('list', key('incoming', next_jobs[i]))
+end
 local ended = now_ms()
 redis.call('LREM', key('processing', topic), 1, id)
 if outcome == 'succeeded' then

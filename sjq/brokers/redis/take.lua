@@ -11,6 +11,8 @@ for i = 1, #published do
 end
 
 local incoming, processing = key('incoming', topic), key('processing', topic)
+must_note(topic)
+must_be('list', incoming, processing)
 
 local function leased(id)
   local message = redis.pcall('GET', key('job_data', id))

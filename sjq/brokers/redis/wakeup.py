@@ -17,7 +17,7 @@ import redis
 from sjq.brokers.base import Wakeup
 from sjq.brokers.redis.connection import Server
 from sjq.brokers.redis.keys import Keys
-from sjq.errors import BrokerDown
+from sjq.errors import BrokerDown, ConfigError, Error
 
 POLL_S = 0.1
 PING_EVERY_S = 5.0
@@ -29,10 +29,11 @@ _log = logging.getLogger("sjq.broker")
 def open_wakeup(server: Server, keys: Keys, topics: Collection[str] | None) -> Wakeup:
     """Return the best wake-up that the server allows."""
     try:
-        return NoticedWakeup(server, _prefixes(keys, topics))
-    except (redis.ConnectionError, redis.TimeoutError) as error:
-        raise BrokerDown(f"{server.where} cannot be reached: {error}") from error
-    except redis.ResponseError as error:
+        with server.errors():
+            return NoticedWakeup(server, _prefixes(keys, topics))
+    except (BrokerDown, ConfigError):
+        raise
+    except Error as error:
         _log.warning("the server sends no notices of new work (%s): asking for it every %s s", error, POLL_S)
         return PolledWakeup()
 

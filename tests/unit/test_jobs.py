@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from sjq import clock
 from sjq.errors import MessageError, UsageError
-from sjq.job import (
+from sjq.jobs import (
     Message,
     check_id,
     check_json,

@@ -1,0 +1,1 @@
+"""What every broker promises. A new one passes all of this."""

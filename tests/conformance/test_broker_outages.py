@@ -1,0 +1,246 @@
+"""Real servers that fail: cut connections, lost answers, crashes, full memory. Nothing acknowledged is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, closing, suppress
+from dataclasses import replace
+from pathlib import Path
+from signal import SIGKILL
+
+import pytest
+from servers import Server, Wire, until
+
+from sjq.brokers import open_broker
+from sjq.brokers.base import Broker, Holder
+from sjq.brokers.redis.broker import RedisBroker
+from sjq.config import Config
+from sjq.errors import BrokerDown
+from sjq.jobs import Lease, succeeded
+from sjq.states import State
+
+from .jobs import TOPIC, Hand, create, fail, ids_of, job, state_of, story, waiting
+
+SOON_S = 8.0
+"""The connect timeout is 5 s; whoever waits longer than this for an error was not told in time."""
+
+LEASE = Lease(message=job("a"), fence="w.1", attempt=1, taken_at=0.0, queued_s=None)
+HOLDER = Holder(topic=TOPIC, worker="w", facts={}, expires=True)
+CALLS: dict[str, Callable[[Broker], object]] = {
+    "create": lambda broker: broker.create([job("a")]),
+    "take": lambda broker: broker.take(TOPIC, "w", "w.1"),
+    "settle": lambda broker: broker.settle(LEASE, succeeded()),
+    "confirm": lambda broker: broker.confirm(["a"]),
+    "heartbeat": lambda broker: broker.heartbeat("w", {"pid": "1"}, lease_s=1),
+    "leave": lambda broker: broker.leave("w", []),
+    "workers": lambda broker: broker.workers(),
+    "lock": lambda broker: broker.lock([TOPIC], "w", 1),
+    "unlock": lambda broker: broker.unlock(HOLDER),
+    "holders": lambda broker: broker.holders([TOPIC]),
+    "suspects": lambda broker: broker.suspects([TOPIC]),
+    "recover": lambda broker: broker.recover(TOPIC, dead=["w"], expired=[], losses=3),
+    "wakeup": lambda broker: broker.wakeup([TOPIC], "w"),
+    "get": lambda broker: broker.get("a"),
+    "attachment": lambda broker: broker.attachment("a"),
+    "find": lambda broker: broker.find("a", 1),
+    "list": lambda broker: broker.list(TOPIC, State.INCOMING),
+    "topics": lambda broker: broker.topics(),
+    "counts": lambda broker: broker.counts([TOPIC]),
+    "requeue": lambda broker: broker.requeue(TOPIC, [State.FAILED]),
+    "delete": lambda broker: broker.delete(["a"]),
+    "events": lambda broker: broker.events(),
+}
+calls = pytest.mark.parametrize("call", CALLS)
+
+
+def test_every_method_of_the_contract_is_called_here() -> None:
+    quiet = {"describe", "close"}
+    assert set(CALLS) == Broker.__abstractmethods__ - quiet
+
+
+def test_a_server_that_is_not_there_is_named_at_once(tmp_path: Path) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+        with closing(
+            open_broker(Config(root=tmp_path, job_data=tmp_path, broker=f"redis://127.0.0.1:{port}"))
+        ) as broker:
+            for name, call in CALLS.items():
+                begun = time.monotonic()
+                with pytest.raises(BrokerDown, match=rf"redis://127.0.0.1:{port}.* cannot be reached: .*refused"):
+                    call(broker)
+                assert time.monotonic() - begun < SOON_S, name
+
+
+def test_a_host_that_swallows_everything_is_given_up_at_the_connect_timeout(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener, ExitStack() as fillers:
+        address = listener.getsockname()
+        for _ in range(4):  # nobody accepts, so that the queue of connections is full soon
+            filler = fillers.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(address)
+        options = {"host": address[0], "port": address[1], "socket_connect_timeout": 0.2, "socket_timeout": 0.2}
+        with closing(open_broker(Config(root=tmp_path, job_data=tmp_path, redis=options))) as broker:
+            for name in ("create", "take", "get", "wakeup"):
+                begun = time.monotonic()
+                with pytest.raises(BrokerDown, match="cannot be reached"):
+                    CALLS[name](broker)
+                assert time.monotonic() - begun < SOON_S
+
+
+def test_a_frozen_server_is_given_up_at_the_timeout_and_nothing_is_done_twice(server: Server, config: Config) -> None:
+    options = {"port": server.port, "socket_timeout": 0.2}
+    with closing(open_broker(replace(config, broker=None, redis=options))) as broker:
+        create(broker, "a", "b")
+        hand = Hand(broker)
+        fence = hand.fence()
+        server.freeze()
+        try:
+            with pytest.raises(BrokerDown):
+                broker.take(TOPIC, hand.id, fence)
+        finally:
+            server.thaw()
+        lease = until(lambda: take_again(broker, hand, fence), what="an answer of the server that was frozen")
+        assert lease is not None
+        assert lease.job_id == "a"
+        assert broker.settle(lease, succeeded())
+        assert story(broker, "a") == ["created", "taken", "succeeded"]
+        assert waiting(broker) == ["b"]
+
+
+def take_again(broker: Broker, hand: Hand, fence: str) -> Lease | None:
+    with suppress(BrokerDown):
+        lease = broker.take(TOPIC, hand.id, fence, again=True)
+        assert isinstance(lease, Lease)
+        return lease
+    return None
+
+
+@calls
+def test_a_crashed_server_is_down_and_then_serves_again(server: Server, sjq: Broker, call: str) -> None:
+    fail(sjq, "before")
+    server.end(SIGKILL)
+    try:
+        with pytest.raises(BrokerDown, match="cannot be reached"):
+            CALLS[call](sjq)
+    finally:
+        server.start()
+    assert state_of(sjq, "before") is State.FAILED
+    create(sjq, "after")
+    assert Hand(sjq).drain() == ["after"]
+
+
+def test_a_lease_outlives_a_crash_of_the_server(server: Server, sjq: Broker) -> None:
+    create(sjq, "a", "b")
+    hand = Hand(sjq)
+    fence = hand.fence()
+    lease = sjq.take(TOPIC, hand.id, fence)
+    assert isinstance(lease, Lease)
+    server.end(SIGKILL)
+    server.start()
+    assert sjq.take(TOPIC, hand.id, fence, again=True) == lease
+    assert sjq.settle(lease, succeeded([job("child")])) is True
+    server.end(SIGKILL)
+    server.start()
+    assert sjq.settle(lease, succeeded([job("child")])) is False
+    assert waiting(sjq) == ["b", "child"]
+
+
+def test_nothing_acknowledged_is_lost_when_the_server_crashes(server: Server, sjq: Broker) -> None:
+    acknowledged: list[str] = []
+    tried: list[str] = []
+    done = threading.Event()
+
+    def produce(name: str) -> None:
+        for index in range(10**6):
+            if done.is_set():
+                return
+            job_id = f"{name}-{index}"
+            tried.append(job_id)
+            with suppress(BrokerDown):
+                create(sjq, job_id)
+                acknowledged.append(job_id)
+
+    def crash() -> None:
+        server.end(SIGKILL)
+        server.start()
+        more = len(acknowledged) + 100
+        until(lambda: len(acknowledged) > more, what="a hundred more jobs")
+
+    producers = [threading.Thread(target=produce, args=(name,)) for name in "ab"]
+    for producer in producers:
+        producer.start()
+    try:
+        until(lambda: len(acknowledged) > 100, what="a hundred jobs")
+        crash()
+        crash()
+    finally:
+        done.set()
+        for producer in producers:
+            producer.join()
+    kept = waiting(sjq)
+    assert len(kept) == len(set(kept))
+    assert set(acknowledged) <= set(kept) <= set(tried)
+    created = [event.job_id for event in sjq.events(limit=10**6)]
+    assert created == kept
+
+
+def kept(config: Config) -> object:
+    """Return the pid of the server that the keeper knows to be up."""
+    return json.loads((config.state_folder / "redis" / "server.json").read_text()).get("server")
+
+
+@pytest.mark.parametrize("backend", ["embedded"], indirect=True)
+def test_an_embedded_server_that_is_killed_is_started_again_by_whoever_calls(broker_config: Config) -> None:
+    (broker_config.root / ".sjq").unlink()  # a server of its own, for this test kills it
+    with closing(open_broker(broker_config)) as broker:
+        assert isinstance(broker, RedisBroker)
+        create(broker, "a", "b")
+        hand = Hand(broker)
+        with closing(broker.wakeup([TOPIC], hand.id)) as wakeup:
+            for call in (hand.lease, broker.topics, lambda: create(broker, "c")):
+                pid = int(broker.server.client.info("server")["process_id"])
+                until(lambda pid=pid: kept(broker_config) == pid, what="the keeper's look at its server")  # type: ignore[misc]
+                os.kill(pid, SIGKILL)
+                call()
+            assert ids_of(broker.list(TOPIC, State.PROCESSING)) == ["a"]
+            assert hand.drain() == ["b", "c"]
+            wire = Wire(broker.server.client, broker_config.prefix)
+            until(lambda: listening(wire), what="listening again")
+            mark = wakeup.mark(TOPIC)
+            wire.push(TOPIC, "d", '{"data": 1}')
+            assert wakeup.wait(TOPIC, mark, SOON_S)
+
+
+def test_a_worker_that_waits_through_a_crash_is_woken_after_it(server: Server, sjq: Broker, outside: Wire) -> None:
+    with closing(sjq.wakeup([TOPIC], "w")) as wakeup:
+        server.end(SIGKILL)
+        server.start()
+        until(lambda: listening(outside), what="listening again")
+        mark = wakeup.mark(TOPIC)
+        outside.push(TOPIC, "a", '{"data": 1}')
+        assert wakeup.wait(TOPIC, mark, SOON_S)
+
+
+def listening(outside: Wire) -> bool:
+    return b" flags=t" in outside.plain("CLIENT", "LIST")
+
+
+@calls
+def test_a_call_goes_on_when_its_idle_connection_was_cut(sjq: Broker, outside: Wire, call: str) -> None:
+    fail(sjq, "before")
+    assert outside.plain("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes") > 0
+    if call == "settle":
+        create(sjq, "a")
+        lease = Hand(sjq).lease()
+        outside.plain("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        assert sjq.settle(lease, succeeded()) is True
+        return
+    answer = CALLS[call](sjq)
+    if call == "wakeup":
+        answer.close()  # type: ignore[attr-defined]

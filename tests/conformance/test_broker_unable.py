@@ -1,0 +1,89 @@
+"""Servers that answer, but cannot serve: full, read-only, busy."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import closing, suppress
+
+import pytest
+import redis
+from servers import Server, Wire, until
+
+from sjq.brokers.base import Broker
+from sjq.errors import BrokerDown
+from sjq.states import State
+
+from .jobs import TOPIC, Hand, broke, create, job, state_of, waiting
+
+STEPS: dict[str, Callable[[Broker], object]] = {
+    "create": lambda broker: broker.create([job("new")]),
+    "take": lambda broker: broker.take(TOPIC, "w", "w.1"),
+    "heartbeat": lambda broker: broker.heartbeat("w", {"pid": "1"}, lease_s=1),
+    "lock": lambda broker: broker.lock([TOPIC], "w", 1),
+    "get": lambda broker: broker.get("new"),
+}
+
+
+def test_a_full_server_takes_no_new_jobs_and_lets_running_ones_end(sjq: Broker, outside: Wire) -> None:
+    create(sjq, "a", "b")
+    hand = Hand(sjq)
+    lease = hand.lease()
+    outside.plain("CONFIG", "SET", "maxmemory", "1")
+    try:
+        with pytest.raises(BrokerDown, match=r"cannot serve now.*maxmemory"):
+            create(sjq, "c")
+        with pytest.raises(BrokerDown, match="cannot serve now"):
+            hand.take()
+        assert sjq.settle(lease, broke) is True
+    finally:
+        outside.plain("CONFIG", "SET", "maxmemory", "0")
+    assert sjq.get("c") is None
+    assert state_of(sjq, "a") is State.FAILED
+    assert waiting(sjq) == ["b"]
+    assert [event.job_id for event in sjq.events()] == ["a", "b", "a", "a"]
+
+
+def test_a_replica_cannot_serve(sjq: Broker, outside: Wire) -> None:
+    create(sjq, "z")
+    outside.plain("REPLICAOF", "127.0.0.1", 1)
+    try:
+        for name in ("create", "take", "heartbeat", "lock"):
+            with pytest.raises(BrokerDown, match="cannot serve now"):
+                STEPS[name](sjq)
+        assert state_of(sjq, "z") is State.INCOMING
+    finally:
+        outside.plain("REPLICAOF", "NO", "ONE")
+    assert Hand(sjq).drain() == ["z"]
+
+
+def test_a_server_that_is_busy_with_somebody_elses_script_cannot_serve(
+    server: Server, sjq: Broker, outside: Wire
+) -> None:
+    sjq.topics()
+    outside.plain("CONFIG", "SET", "busy-reply-threshold", 1)
+
+    def occupy() -> None:
+        with closing(server.client(protocol=2)) as client, suppress(Exception):
+            Wire(client, "").plain("EVAL", "while true do end", 0)
+
+    occupant = threading.Thread(target=occupy)
+    occupant.start()
+    try:
+        until(lambda: is_busy(outside), what="a busy server")
+        for name in ("create", "get"):
+            with pytest.raises(BrokerDown, match="cannot serve now"):
+                STEPS[name](sjq)
+    finally:
+        outside.plain("SCRIPT", "KILL")
+        occupant.join()
+    create(sjq, "a")
+    assert Hand(sjq).drain() == ["a"]
+
+
+def is_busy(outside: Wire) -> bool:
+    try:
+        outside.plain("PING")
+    except redis.ResponseError as error:
+        return "BUSY" in str(error)
+    return False

@@ -1,0 +1,1 @@
+"""Races: one story per test."""
