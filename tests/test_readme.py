@@ -78,6 +78,7 @@ def test_the_configuration_and_the_two_commands_of_other_producers_work(
         client.execute_command(command, f"{prefix}{key}", *rest)  # type: ignore[no-untyped-call]
     written.burst("--topics", "greet")
     assert written.metadata("an-id")["state"] == "succeeded"
+    client.flushall()
 
 
 def test_the_commands_for_a_fresh_machine_are_those_that_are_tested() -> None:

@@ -49,6 +49,8 @@ def persons(base: Mapping[str, str]) -> dict[str, str]:
     A shell that was itself started by `uv run` cannot be told from a worker that was, and is treated alike.
     """
     variables = dict(base)
+    # `python3 -m uv run sjq worker` names its own interpreter as the one to prefer, for whatever uv is called below it.
+    variables.pop("UV_INTERNAL__PARENT_INTERPRETER", None)
     if variables.pop("UV", None) is None:
         return variables
     depth = int(variables.pop("UV_RUN_RECURSION_DEPTH", "0") or 0) - 1

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import msgspec
 
 import sjq
-from sjq import clock
+from sjq import clock, identity
 from sjq.brokers.base import Broker, Holder, Wakeup
 from sjq.config import Config
 from sjq.errors import BrokerDown, LockHeld
@@ -128,10 +128,11 @@ class Worker:
     def _open_gates(self, named: Collection[Topic]) -> None:
         if named:
             self._lock_all(named)
+            self._recovery.recover(named)
+        self._recovery.repair_records()
         for topic in named or find_topics(self._config)[0].values():
             self._add(topic, locked=bool(named))
         self._care()
-        self._recovery.repair_records()
         served = ", ".join(sorted(name for name, gate in self._gates.items() if gate.locked)) or "no topic yet"
         _log.info("worker %s serves %s", self.id, served, extra={"event": "worker_started", "worker": self.id})
 
@@ -140,7 +141,7 @@ class Worker:
         names = [topic.name for topic in topics]
         while held := self._broker.lock(names, self.id, self._config.worker.lease):
             left = self._recovery.free(held)
-            if alive := [holder for holder in left if holder.facts or not holder.expires]:
+            if alive := [holder for holder in left if not _will_end(holder)]:
                 raise LockHeld(_held_by(alive))
             if left:
                 self._pause(BEAT_S)
@@ -187,17 +188,18 @@ class Worker:
 
     def _care(self) -> None:
         """Try to lock the topics we stand by for, and take back what dead workers left on ours."""
+        self._recovery.recover([gate.topic for gate in self._gates.values() if gate.locked])
         for name, gate in self._gates.items():
-            if not gate.locked:
+            if gate.locked:
+                continue
+            held = self._broker.lock([name], self.id, self._config.worker.lease)
+            if held and not self._recovery.free(held):
                 held = self._broker.lock([name], self.id, self._config.worker.lease)
-                if held and not self._recovery.free(held):
-                    held = self._broker.lock([name], self.id, self._config.worker.lease)
-                if not held:
-                    gate.locked = True
-                    if self._wakeup:
-                        self._wakeup.poke()
-        ours = [gate.topic for gate in self._gates.values() if gate.locked]
-        self._recovery.recover(ours)
+            if not held:
+                self._recovery.recover([gate.topic])  # first, so that what was lost is taken before what waits
+                gate.locked = True
+                if self._wakeup:
+                    self._wakeup.poke()
 
     def _lose_locks(self, topics: Collection[str]) -> None:
         for name in topics:
@@ -304,6 +306,11 @@ class Worker:
                     extra={"event": "stopping"},
                 )
             running[0].thread.join(BEAT_S / 2)
+
+
+def _will_end(holder: Holder) -> bool:
+    """Tell whether a lock is a dead worker's, which ends with its last process, or by its expiry."""
+    return identity.is_dead(holder.facts) or (not holder.facts and holder.expires)
 
 
 def _held_by(holders: Collection[Holder]) -> str:

@@ -84,16 +84,17 @@ class Slot:
         runtime = self.gate.pass_through()
         if runtime is None or not self._quota.begin():
             return False
-        taken = self._take()
+        taken = None
+        try:
+            taken = self._take()
+        finally:
+            if not isinstance(taken, Lease):
+                self._quota.give_back()
         if taken is None:
-            self._quota.give_back()
             return False
         self.idle = False
         if isinstance(taken, Malformed):
-            self._quota.give_back()
-            _log.warning(
-                "%s failed: %s", shown(taken.job_id), taken.why, extra={"event": "failed", "job": taken.job_id}
-            )
+            _say_malformed(taken)
             return True
         try:
             self._attempt(taken, runtime)
@@ -135,3 +136,8 @@ class Slot:
         if not self._stopping.is_set():
             nap_s = LONGEST_NAP_S if retry_s is None else min(retry_s + 0.01, LONGEST_NAP_S)
             self._wakeup.wait(self.gate.topic.name, mark, nap_s)
+
+
+def _say_malformed(taken: Malformed) -> None:
+    extra = {"event": "failed", "job": taken.job_id}
+    _log.warning("%s: %s failed: %s", taken.topic, shown(taken.job_id), shown(taken.why), extra=extra)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,10 @@ from end_to_end.project import Project
 
 
 @pytest.fixture
-def project(tmp_path: Path, valkey_server: Server) -> Project:
+def project(tmp_path: Path, valkey_server: Server) -> Iterator[Project]:
     """A project whose broker is a server, under a prefix of its own."""
-    return Project(tmp_path / "project", redis=valkey_server.url, prefix=f"{secrets.token_hex(4)}:")
+    yield Project(tmp_path / "project", redis=valkey_server.url, prefix=f"{secrets.token_hex(4)}:")
+    valkey_server.client().flushall()
 
 
 @pytest.fixture

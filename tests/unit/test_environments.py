@@ -482,3 +482,13 @@ def test_an_active_environment(project: Project, monkeypatch: pytest.MonkeyPatch
     uv.call("venv", "mine", cwd=project.root)
     monkeypatch.setenv("VIRTUAL_ENV", str(project.root / "mine"))
     assert project.prepare().python == project.root / "mine/bin/python"
+
+
+def test_a_worker_that_python_m_uv_started_prefers_no_interpreter(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`python3 -m uv run sjq worker` tells all uv below it to prefer its own; a person's shell does not."""
+    project.script(None, REPORT)
+    uv.call("venv", cwd=project.root)
+    monkeypatch.setenv("UV_INTERNAL__PARENT_INTERPRETER", sys.executable)
+    assert project.prepare().python == project.root / ".venv/bin/python"
