@@ -30,7 +30,13 @@ _WHERE = {
 }
 
 
+_LATER = ("Batch", "Fail", "Retry")
+"""Names of features to come, of which the handler package says so."""
+
+
 def __getattr__(name: str) -> object:
+    if name in _LATER:
+        return getattr(import_module("sjq.handler"), name)
     if name not in _WHERE:
         raise AttributeError(f"module 'sjq' has no attribute {name!r}")
     return getattr(import_module(_WHERE[name]), name)
