@@ -39,6 +39,10 @@ class TopicStatus:
     succeeded: int
     worker: str | None
     """Who holds the topic."""
+    dead: bool
+    """Whether that worker is gone, and nobody has taken its place yet."""
+    handled: bool
+    """Whether the topic has a handler here."""
     held: str | None
     """Why its worker takes no job of it, in uv's words."""
 
@@ -85,13 +89,19 @@ class Client:
     # Creating.
 
     def create(
-        self, topic: str, data: object = None, *, attachment: bytes | None = None, parent_job_id: str | None = None
+        self,
+        topic: str,
+        data: object = msgspec.Raw(b"{}"),
+        *,
+        attachment: bytes | Path | None = None,
+        parent_job_id: str | None = None,
     ) -> str:
         """Create a job and return its id. `data` is any JSON value, or JSON text as `msgspec.Raw`.
 
-        Raises UsageError for a topic, data or parent that cannot be.
+        An attachment is its bytes, or the path of a file that holds them. Raises UsageError for a topic, data,
+        attachment or parent that cannot be.
         """
-        message = new_message(topic, data, attachment=attachment, parent_job_id=parent_job_id)
+        message = new_message(topic, data, attachment=_content(attachment), parent_job_id=parent_job_id)
         self.broker.create([message])
         return message.job_id
 
@@ -161,9 +171,12 @@ class Client:
 
     def status(self) -> Sequence[TopicStatus]:
         """Return how each topic does, sorted by name: those with jobs, and those with a handler here."""
+        from sjq.topics import find_topics  # noqa: PLC0415 - create does not pay for it
+
         counts = self._all_counts()
+        handled = find_topics(self.config)[0]
         holders = {holder.topic: holder for holder in self.broker.holders([count.topic for count in counts])}
-        return [_topic_status(count, holders.get(count.topic)) for count in counts]
+        return [_topic_status(count, holders.get(count.topic), handled=count.topic in handled) for count in counts]
 
     def _all_counts(self) -> Sequence[Counts]:
         from sjq.topics import find_topics  # noqa: PLC0415 - create does not pay for it
@@ -278,7 +291,18 @@ class Client:
         return list(islice((job_id for job_id in ids if job_id.startswith(prefix)), limit))
 
 
-def _topic_status(count: Counts, holder: Holder | None) -> TopicStatus:
+def _content(attachment: bytes | Path | None) -> bytes | None:
+    if isinstance(attachment, Path):
+        try:
+            return attachment.read_bytes()
+        except OSError as error:
+            raise UsageError(f"the attachment {attachment} cannot be read: {error.strerror}") from None
+    if attachment is not None and not isinstance(attachment, bytes):
+        raise UsageError(f"the attachment is {attachment!r}; expected its bytes, or a Path to a file that holds them")
+    return attachment
+
+
+def _topic_status(count: Counts, holder: Holder | None, *, handled: bool) -> TopicStatus:
     facts = holder.facts if holder else {}
     held = msgspec.json.decode(facts.get("held", "{}"), type=dict[str, str])
     return TopicStatus(
@@ -288,5 +312,7 @@ def _topic_status(count: Counts, holder: Holder | None) -> TopicStatus:
         failed=count.states[State.FAILED],
         succeeded=count.totals.get("succeeded", 0),
         worker=holder.worker if holder else None,
+        dead=bool(holder and identity.is_dead(holder.facts)),
+        handled=handled,
         held=held.get(count.topic),
     )

@@ -113,14 +113,14 @@ class Record:
         return _shortened(self.stdout), _shortened(self.stderr)
 
     def complaint(self) -> str:
-        """Return the last line of stderr that is not empty, shortened."""
+        """Return the line of stderr that says why the attempt failed: an exception's, or the last, shortened."""
         try:
             with self.stderr.open("rb") as file:
                 file.seek(max(0, os.fstat(file.fileno()).st_size - COMPLAINT_BYTES))
                 lines = file.read().decode("utf-8", "replace").splitlines()
         except FileNotFoundError:
             return ""
-        return next((line.strip()[: COMPLAINT_BYTES // 8] for line in reversed(lines) if line.strip()), "")
+        return _complaint(lines)[: COMPLAINT_BYTES // 8]
 
     def seal(self, metadata: Mapping[str, object]) -> None:
         """Complete the attempt's files: after this, only names change."""
@@ -283,6 +283,16 @@ def _shortened(path: Path) -> str:
     final = path.name.rpartition(".")[0]
     note = f"\n[... {left_out} bytes left out here; the whole is in {final} ...]\n"
     return head.decode("utf-8", "replace") + note + tail.decode("utf-8", "replace")
+
+
+def _complaint(lines: list[str]) -> str:
+    """Return the first line behind the last traceback, whose text may have several, or else the last line."""
+    written = [line.rstrip() for line in lines if line.strip()]
+    starts = [number for number, line in enumerate(written) if line.startswith("Traceback (most recent call last)")]
+    if starts:
+        behind = (line for line in written[starts[-1] + 1 :] if not line.startswith(" "))
+        return next(behind, "")
+    return written[-1].strip() if written else ""
 
 
 def _modified(path: Path) -> float:

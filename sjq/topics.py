@@ -69,7 +69,8 @@ def _topic(name: str, path: Path, config: Config) -> Topic:
     check_topic(name)
     if path.stem in sys.stdlib_module_names or path.stem in _ALWAYS_SHADOWED:
         raise ConfigError(
-            f"topics/{path.name} would shadow the module {path.stem!r}, which handlers import: rename the file and "
+            f"topics/{path.name} would shadow the module {path.stem!r}: every handler that imports that gets this file "
+            "instead. Rename it and "
             f'map the topic to it: "topics": {{"{name}": {{"script": "<new name>.py"}}}}'
         )
     return Topic(name=name, script=path, policy=config.policy(name))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 from typing import NoReturn
@@ -78,10 +79,15 @@ def main() -> NoReturn:
     """Run the command line and exit with the code of the error, if there is one."""
     debug = "--debug" in sys.argv[1:2]
     try:
-        code = cli.main(standalone_mode=False)
+        # What click decides by the terminal, a person may decide otherwise (no-color.org).
+        colour = False if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" else None
+        code = cli.main(standalone_mode=False, color=colour)
         sys.exit(code if isinstance(code, int) else 0)
     except click.exceptions.Abort:
         sys.exit(130)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        sys.exit(error.exit_code)
     except click.UsageError as error:
         if error.ctx is not None:
             click.echo(error.ctx.get_usage(), err=True)

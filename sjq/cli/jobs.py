@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -13,7 +14,7 @@ import msgspec
 
 from sjq.cli import render
 from sjq.client import Client
-from sjq.errors import MessageError, UsageError
+from sjq.errors import MessageError, NoSuchJob, UsageError
 from sjq.jobs import check_json, shown
 from sjq.states import State
 
@@ -53,6 +54,7 @@ def create_command(
     if jsonl is not None and given is not None:
         raise click.UsageError("give INPUT or --jsonl, not both")
     with Client() as client:
+        parent_job_id = parent_job_id and _parent(client, parent_job_id)
         if jsonl is not None:
             for job_id in client.create_many(topic, _lines(jsonl), parent_job_id=parent_job_id):
                 render.line(job_id)
@@ -63,6 +65,15 @@ def create_command(
         _warn_without_handler(client, topic)
 
 
+def _parent(client: Client, given: str) -> str:
+    """Return the whole id of the parent; one that nobody here knows may live elsewhere."""
+    try:
+        return client.resolve(given)
+    except NoSuchJob:
+        render.talk(f"warning: nobody here knows a job {shown(given)}; it is taken as the parent all the same")
+        return given
+
+
 def _warn_without_handler(client: Client, topic: str) -> None:
     from sjq.topics import find_topic  # noqa: PLC0415 - what only a command needs
 
@@ -70,6 +81,14 @@ def _warn_without_handler(client: Client, topic: str) -> None:
         find_topic(topic, client.config)
     except UsageError as error:
         render.talk(f"warning: {error}; what was created waits for a worker that has one")
+
+
+def _warn_of_unknown(client: Client, topics: Collection[str]) -> None:
+    known = [status.topic for status in client.status()]
+    for topic in topics:
+        if topic not in known:
+            near = difflib.get_close_matches(topic, known, n=1)
+            render.talk(f"warning: no topic {topic!r} is known here" + (f"; did you mean {near[0]!r}?" if near else ""))
 
 
 def _read(given: str | None, attachment: Path | None) -> _Given:
@@ -123,6 +142,7 @@ def _lines(file: BinaryIO) -> Iterator[msgspec.Raw]:
 def list_command(topic: str | None, state: str | None, limit: int, as_json: bool) -> None:
     """List jobs: what the broker knows, and what succeeded by the records here."""
     with Client() as client:
+        _warn_of_unknown(client, [topic] if topic else [])
         found = client.list(topic, state, limit=limit)
     if as_json:
         render.json([render.job_as_json(job) for job in found])
@@ -162,7 +182,10 @@ def retry_command(topics: tuple[str, ...], job_ids: tuple[str, ...]) -> None:
     Of the TOPICs, of all topics when none is named, or single jobs by --job, the only way back for cancelled ones.
     Prints the ids.
     """
+    if topics and job_ids:
+        raise click.UsageError("give topics or --job, not both")
     with Client() as client:
+        _warn_of_unknown(client, topics)
         sent = client.retry(topics, job_ids=[client.resolve(job_id) for job_id in job_ids])
     for job_id in sent:
         render.line(shown(job_id))
@@ -178,7 +201,7 @@ def delete_command(job_ids: tuple[str, ...]) -> None:
         gone = client.delete(resolved)
     for job_id in resolved:
         known = job_id in gone
-        render.line(f"{shown(job_id)} {'deleted' if known else 'is known from its record alone, which stays'}")
+        render.line(f"{shown(job_id)} {'forgotten; its record stays' if known else 'is known from its record alone'}")
 
 
 @click.command("purge", short_help="Forget all failed jobs of a topic.")
@@ -189,6 +212,7 @@ def purge_command(topic: str, states: tuple[str, ...], yes: bool) -> None:
     """Make the broker forget all failed and timedout jobs of TOPIC. Their records in job_data/ stay."""
     chosen = [State(state) for state in states] or [State.FAILED, State.TIMEDOUT]
     with Client() as client:
+        _warn_of_unknown(client, [topic])
         if yes:
             render.line(f"{client.purge(topic, chosen)} jobs of {topic} forgotten")
         else:

@@ -13,6 +13,7 @@ from sjq.cli import render
 from sjq.client import Client
 from sjq.errors import NoSuchJob
 from sjq.jobs import Job, shown, worker_of
+from sjq.states import State
 
 MOST_RELATIVES = 20
 _BRIEF = 2000
@@ -39,7 +40,7 @@ def _facts(client: Client, job: Job, metadata: Mapping[str, Any] | None) -> dict
         "job": shown(job.job_id),
         "topic": job.topic or "?",
         "state": render.state(job.state),
-        "why": shown(job.why) if job.why else None,
+        "why": shown(job.why) if job.why else _held(client, job),
         "since": f"{render.age(job.since)} ago" if job.since else None,
         "attempt": str(job.attempt) if job.attempt else None,
         "worker": job.worker,
@@ -63,6 +64,14 @@ def _facts(client: Client, job: Job, metadata: Mapping[str, Any] | None) -> dict
         "again": f"{metadata['command']} {' '.join(metadata['args'])}",
     }
     return facts
+
+
+def _held(client: Client, job: Job) -> str | None:
+    """Return why a waiting job's topic is held, if it is."""
+    if job.state is not State.INCOMING:
+        return None
+    held = next((topic.held for topic in client.status() if topic.topic == job.topic), None)
+    return f"its topic is held: {' '.join(held.split())}" if held else None
 
 
 def _seconds(value: float | None) -> str:
@@ -122,6 +131,8 @@ def logs(client: Client, job_id: str) -> None:
         job = client.get(job_id)
         if elsewhere := _host_elsewhere(job):
             raise NoSuchJob(f"the record of {shown(job_id)} is on {elsewhere}: run sjq logs there")
+        if job.attempt and job.state is not State.PROCESSING:
+            raise NoSuchJob(f"what the last attempt of {shown(job_id)} printed went with its worker; it is {job.state}")
         raise NoSuchJob(f"job {shown(job_id)} is {job.state} and has not printed anything here yet")
     for stream, echo in (("stdout", render.raw), ("stderr", render.raw_talk)):
         path: Path | None = files.get(stream)

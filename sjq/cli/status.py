@@ -41,8 +41,14 @@ def _table(topics: Sequence[TopicStatus]) -> None:
                 str(topic.processing),
                 str(topic.failed),
                 str(topic.succeeded),
-                f"{topic.worker or '-'}{' (held)' if topic.held else ''}",
+                _served(topic),
             ]
             for topic in topics
         ],
     )
+
+
+def _served(topic: TopicStatus) -> str:
+    if topic.worker is None:
+        return "-" if topic.handled else "- (no handler here)"
+    return topic.worker + (" (dead)" if topic.dead else " (held)" if topic.held else "")

@@ -46,6 +46,12 @@ def _shaped(result: object, root: str) -> dict[str, object]:
         return _raw(result, root) or {"data": result}
     if isinstance(result, tuple) and len(result) == 2 and _are_topics(result[1]):
         return _with_topics(result[0], result[1], "the second value of the returned pair")
+    if type(result) is tuple:
+        # As data it would end the pipeline without a word, where a topic stands in the wrong place or misses brackets.
+        raise NotAnOutput(
+            f"{a(result)} of {len(result)} was returned: a pair is (data, topic) or (data, [topics]); "
+            "return a list where JSON is to have one"
+        )
     return {"data": result}
 
 

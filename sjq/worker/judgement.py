@@ -42,14 +42,14 @@ def judge(message: Message, end: Exit, read_output: Callable[[], bytes], root: P
     """Return the outcome of an attempt whose process ended.
 
     `read_output` reads what the attempt wrote and raises FileNotFoundError when it wrote nothing; attachments of
-    next jobs are read relative to `root`. `complaint` is the last line of stderr: mostly it says why a process failed.
+    next jobs are read relative to `root`. `complaint` is the line of stderr that says why, as far as can be told.
     """
     if end.error is not None:
         return failed(Reason.LOST, f"{end.error}, through no fault that sjq could see: sjq retry runs it again")
     if end.signal is not None:
-        return failed(Reason.SIGNAL, f"its process was killed by {_signal_name(end.signal)}")
+        return failed(Reason.SIGNAL, f"killed by {_signal_name(end.signal)}")
     if end.exit_code != 0:
-        return failed(Reason.EXIT, f"its process ended with exit code {end.exit_code}{complaint and f': {complaint}'}")
+        return failed(Reason.EXIT, f"exit code {end.exit_code}{complaint and f': {complaint}'}")
     try:
         return succeeded(_next_jobs(message, _read(read_output), root))
     except _BadOutput as error:
@@ -68,8 +68,8 @@ def _read(read_output: Callable[[], bytes]) -> _Output:
         text = read_output()
     except FileNotFoundError:
         raise _BadOutput(
-            "its process ended well, but wrote no output: decorate the function that does the work with @sjq.job, "
-            "or write JSON to the file that --output names"
+            "its process ended well, but wrote no output: let a function that is decorated with @sjq.job return it "
+            "(and not end by sys.exit), or write JSON to the file that --output names"
         ) from None
     except OSError as error:
         raise _BadOutput(f"its output cannot be read: {error.strerror}") from error

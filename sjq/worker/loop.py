@@ -134,7 +134,11 @@ class Worker:
             self._add(topic, locked=bool(named))
         self._care()
         served = ", ".join(sorted(name for name, gate in self._gates.items() if gate.locked)) or "no topic yet"
-        _log.info("worker %s serves %s", self.id, served, extra={"event": "worker_started", "worker": self.id})
+        waiting = ", ".join(sorted(name for name, gate in self._gates.items() if not gate.locked))
+        standing_by = f"; stands by for {waiting}, which other workers hold" if waiting else ""
+        _log.info(
+            "worker %s serves %s%s", self.id, served, standing_by, extra={"event": "worker_started", "worker": self.id}
+        )
 
     def _lock_all(self, topics: Collection[Topic]) -> None:
         """Lock all topics or none; what a dead worker left is waited for."""
@@ -300,7 +304,7 @@ class Worker:
             if not said and self._in_flight.leases():
                 said = True
                 _log.info(
-                    "stopping: waiting up to %.0f s for %d running jobs (again to stop them now)",
+                    "stopping: waiting up to %.0f s for what runs (%d); again to stop it now",
                     self._grace_s,
                     len(self._in_flight.leases()),
                     extra={"event": "stopping"},

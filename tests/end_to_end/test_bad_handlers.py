@@ -34,6 +34,7 @@ FAILING = {
     ),
     "does not load": ("def f(:\n    pass", "exit", "exit code 1"),
     "has two": ("import sjq\n@sjq.job\ndef one(data): pass\n@sjq.job\ndef two(data): pass", "exit", "exit code 1"),
+    "raises several lines": ("raise ValueError('why\\nit is\\nso')", "exit", "exit code 1: ValueError: why"),
     "returns no JSON": ("import sjq\n@sjq.job\ndef f(data):\n    return {1, 2}", "exit", "exit code 1"),
 }
 

@@ -206,7 +206,7 @@ def test_purge_counts_first_and_keeps_the_records(project: Project) -> None:
     jobs = [project.create("t", 1) for _ in range(3)]
     project.burst()
     assert project.sjq("purge", "t").stdout.startswith("3 jobs of t would be forgotten")
-    assert project.sjq("delete", jobs[0]).stdout.strip() == f"{jobs[0]} deleted"
+    assert project.sjq("delete", jobs[0]).stdout.strip() == f"{jobs[0]} forgotten; its record stays"
     assert project.sjq("purge", "t", "--yes").stdout.startswith("2 jobs of t forgotten")
     with project.client() as client:
         assert client.counts()["t"]["failed"] == 0  # type: ignore[index]

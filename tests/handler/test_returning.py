@@ -60,9 +60,7 @@ def output(result: object) -> Any:
         (5, {"data": 5}),
         ([], {"data": []}),
         ({"w": 1}, {"data": {"w": 1}}),
-        ((1, 2, 3), {"data": [1, 2, 3]}),
-        ((1, 2), {"data": [1, 2]}),
-        ((1, [2, "a"]), {"data": [1, [2, "a"]]}),
+        ([(1, 2), "upload"], {"data": [[1, 2], "upload"]}),
         ((1, "upload"), {"data": 1, "next_topic": "upload"}),
         ((1, Name.UPLOAD), {"data": 1, "next_topic": "upload"}),
         ((1, ["a", "b"]), {"data": 1, "next_topics": ["a", "b"]}),
@@ -74,6 +72,13 @@ def output(result: object) -> Any:
 )
 def test_data_and_pairs(result: object, expected: object) -> None:
     assert output(result) == expected
+
+
+@pytest.mark.parametrize("result", [(1, 2, 3), (1, 2), (1, [2, "a"]), (1, "a", "b"), ("upload", {"w": 1}), ()])
+def test_a_tuple_that_is_no_pair_of_data_and_topics_is_refused(result: object) -> None:
+    """As data it would end the pipeline, and nobody would know why."""
+    with pytest.raises(NotAnOutput, match=r"a pair is \(data, topic\)"):
+        output(result)
 
 
 @pytest.mark.parametrize(

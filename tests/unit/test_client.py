@@ -105,12 +105,23 @@ def test_a_created_job_waits(client: Client) -> None:
 
 def test_data_may_be_text(client: Client) -> None:
     assert client.get(client.create("t", msgspec.Raw(b'{"a":  1.0}'))).data == b'{"a":  1.0}'
-    assert client.get(client.create("t")).data == b"null"
+    assert client.get(client.create("t")).data == b"{}", "as the command has it"
+    assert client.get(client.create("t", None)).data == b"null"
 
 
 def test_an_attachment_goes_with_the_job(client: Client) -> None:
     client.create("t", 1, attachment=b"\0bytes")
     assert take(client).message.attachment == b"\0bytes"
+
+
+def test_an_attachment_may_be_a_file_and_is_never_a_file_name_by_mistake(client: Client, tmp_path: Path) -> None:
+    (tmp_path / "a.bin").write_bytes(b"\0file")
+    client.create("t", 1, attachment=tmp_path / "a.bin")
+    assert take(client).message.attachment == b"\0file"
+    with pytest.raises(UsageError, match="cannot be read"):
+        client.create("t", 1, attachment=tmp_path / "gone")
+    with pytest.raises(UsageError, match="expected its bytes, or a Path"):
+        client.create("t", 1, attachment="a.bin")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("topic", ["", "a b", "_a", "../a"])

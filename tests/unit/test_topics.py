@@ -51,7 +51,7 @@ def test_a_script_that_would_shadow_a_module_is_reported(tmp_path: Path, name: s
     topics, unfit = find_topics(config)
     assert list(topics) == ["good"]
     assert f"would shadow the module {name!r}" in unfit[f"{name}.py"]
-    with pytest.raises(ConfigError, match="rename the file"):
+    with pytest.raises(ConfigError, match="Rename it"):
         find_topic(name, config)
 
 
