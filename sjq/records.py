@@ -140,6 +140,9 @@ class Record:
         if not self.own("metadata.json").exists():
             return
         if (earlier := self.published("metadata.json")).exists():
+            if self._is_later(earlier):
+                self.discard()
+                return
             for kind in _OF_ATTEMPT:
                 if not self.own(kind).exists():
                     self.published(kind).unlink(missing_ok=True)
@@ -147,6 +150,11 @@ class Record:
         for kind in _OF_ATTEMPT:
             with contextlib.suppress(FileNotFoundError):
                 self.own(kind).replace(self.published(kind))
+
+    def _is_later(self, published: Path) -> bool:
+        """Tell whether a published record is of a later attempt: ours ended long ago, and its worker was stopped."""
+        theirs, ours = _read_metadata(published), _read_metadata(self.own("metadata.json"))
+        return bool(theirs and ours and theirs["attempt"] > ours["attempt"])
 
     def discard(self) -> None:
         """Remove what the attempt wrote."""
@@ -248,6 +256,10 @@ class Records:
             metadata = _read_metadata(self.folder / f"{name}-metadata.json.{digest}")
             job_id = str(metadata["job_id"]) if metadata else _id_of(name)
             yield Unpublished(name, digest, job_id, sealed=metadata is not None)
+
+    def is_sealed(self, attempt: Unpublished) -> bool:
+        """Tell whether an attempt is sealed now; it may have been since it was listed."""
+        return _read_metadata(self.folder / f"{attempt.name}-metadata.json.{attempt.digest}") is not None
 
     def publish(self, attempt: Unpublished) -> None:
         """Publish what a worker sealed, but did not live to publish."""

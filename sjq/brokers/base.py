@@ -130,6 +130,10 @@ class Broker(ABC):
         """
 
     @abstractmethod
+    def leased(self, topics: Collection[str], worker: str) -> Sequence[Lease]:
+        """Return what of these topics is leased to a worker; of the messages only id and topic."""
+
+    @abstractmethod
     def recover(
         self, topic: str, *, dead: Collection[str], expired: Collection[str], losses: int
     ) -> Sequence[Recovered]:

@@ -102,3 +102,8 @@ def main() -> NoReturn:
         # The reader has gone, as head does; Python would complain when it flushes.
         sys.stdout = None
         sys.exit(0)
+    except OSError as error:
+        if debug:
+            raise
+        click.echo(f"error: {error.filename or 'the system'}: {error.strerror or error}", err=True)
+        sys.exit(1)

@@ -48,7 +48,7 @@ def worker_command(
         raise click.UsageError(f"unexpected {more[0]!r}: topics are named as in --topics {' '.join(more)}")
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     config = load()
-    topics = tuple(dict.fromkeys([*([first] if first else []), *more]))
+    topics = tuple(dict.fromkeys([*([] if first is None else [first]), *more]))
     broker = open_broker(config)
     options = Options(topics=topics, concurrency=concurrency, limit=limit, burst=burst, grace=grace)
     worker = Worker(config, broker, options)

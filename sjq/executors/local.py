@@ -69,7 +69,12 @@ class LocalExecutor(Executor):
             if self._closed or task.output in self._doomed:
                 self._doomed.discard(task.output)
                 return None
-            slot = self._idle.pop() if self._idle else None
+            slot = None
+            while self._idle and slot is None:
+                slot = self._idle.pop()
+                if not slot.lives():
+                    slot.close()
+                    slot = None
             if slot is None:
                 slot = _Keeper(self._root, self._lock)
             self._running[task.output] = slot
@@ -145,9 +150,15 @@ class _Keeper:
         session = report.get("pid")
         if isinstance(session, int):
             report = self._hear()
-            if self.broken:
+            if "lost" in report:
                 _kill_session(session)
+        elif "lost" in report:
+            return {"error": "its keeper was killed before it could begin"}
         return report
+
+    def lives(self) -> bool:
+        """Tell whether the keeper can run a job."""
+        return self._process.poll() is None
 
     def kill(self, kill_after_s: float) -> None:
         """Have the job's processes stopped."""

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from sjq.brokers.base import Broker
-from sjq.errors import BrokerDown, LeaseLost
+from sjq.errors import BrokerDown, Error, LeaseLost
 from sjq.executors.base import Executor, Exit, Runtime, Task
-from sjq.jobs import Lease, Outcome, released, shown
+from sjq.jobs import Lease, Outcome, failed, released, shown
 from sjq.records import Record, Records
-from sjq.states import State
+from sjq.states import Reason, State
 from sjq.worker.heartbeat import Heartbeat
 from sjq.worker.in_flight import InFlight
 from sjq.worker.judgement import judge
@@ -67,11 +68,10 @@ class Attempts:
             if end.killed and outcome.state is not State.SUCCEEDED:
                 outcome = released("its worker was stopped")
             else:
-                record.seal(
-                    metadata(
-                        lease, record=record, task=task, end=end, outcome=outcome, worker=self.worker, root=self.root
-                    )
+                told = metadata(
+                    lease, record=record, task=task, end=end, outcome=outcome, worker=self.worker, root=self.root
                 )
+                record.seal(told)
         except Exception as error:
             # A fault of this machine, or of our own: the job has done nothing to deserve it.
             self._give_up(lease, record, f"it could not be run here: {error}")
@@ -81,7 +81,7 @@ class Attempts:
             return False
         self.lock_file.settling(slot, lease.job_id)
         try:
-            self._settle(lease, outcome)
+            outcome = self._settle_or_fail(lease, outcome, record, told)
         except LeaseLost:
             record.discard()
             raise
@@ -100,6 +100,19 @@ class Attempts:
             why,
             extra={"event": "released", "job": lease.job_id},
         )
+
+    def _settle_or_fail(self, lease: Lease, outcome: Outcome, record: Record, told: Mapping[str, object]) -> Outcome:
+        """Settle; an outcome that the broker refuses for what it holds becomes a failure, which it takes."""
+        try:
+            self._settle(lease, outcome)
+        except (BrokerDown, LeaseLost):
+            raise
+        except Error as error:
+            outcome = failed(Reason.OUTPUT, f"its end could not be settled: {error}")
+            reason = {"code": outcome.reason, "why": outcome.why}
+            record.seal({**told, "state": outcome.state, "reason": reason, "next_job_ids": []})
+            self._settle(lease, outcome)
+        return outcome
 
     def _settle(self, lease: Lease, outcome: Outcome) -> None:
         """Settle, however long the broker is away: the outcome is known, and the record is sealed."""

@@ -39,6 +39,7 @@ class Heartbeat:
         self._due = False
         self._ending = False
         self._gave_up = False
+        self._was_away = False
         self._thread = threading.Thread(target=self._run, name="sjq-heartbeat", daemon=True)
 
     def start(self) -> None:
@@ -66,6 +67,12 @@ class Heartbeat:
         """How long the broker has answered without a break."""
         with self._changed:
             return 0.0 if self._connected_since is None else clock.monotonic() - self._connected_since
+
+    def may_take_expired_locks(self) -> bool:
+        """Whether an expired lock means that its holder is gone: after an outage everybody's has expired."""
+        with self._changed:
+            was_away = self._was_away
+        return not was_away or self.connected_for_s() >= self._lease_s
 
     def wait_for_broker(self) -> None:
         """Report that the broker did not answer, and wait until it does. Raises BrokerDown when the worker ends."""
@@ -126,4 +133,5 @@ class Heartbeat:
     def _lost(self, why: str) -> None:
         if self._connected_since is not None:
             self._connected_since = None
+            self._was_away = True
             _log.warning("the broker is away: %s; trying again", why, extra={"event": "disconnected"})

@@ -63,6 +63,8 @@ class Worker:
         self._slots: list[Slot] = []
         self._unfit: dict[str, str] = {}
         self._topics_changed: int | None = -1
+        self._locked_first: list[str] = []
+        """Topics that are locked before they have a gate; the heartbeat renews them too."""
         self._wakeup: Wakeup | None = None
         self._changed = threading.Condition()
         self._stop_requests = 0
@@ -96,6 +98,7 @@ class Worker:
             lock_files=self._lock_file.path.parent,
             lease_s=self._config.worker.lease,
             connected_for_s=self._heartbeat.connected_for_s,
+            in_flight=self._in_flight,
         )
         self._attempts = Attempts(
             worker=self.id,
@@ -127,7 +130,8 @@ class Worker:
 
     def _open_gates(self, named: Collection[Topic]) -> None:
         if named:
-            self._lock_all(named)
+            if not self._lock_all(named):
+                return
             self._recovery.recover(named)
         self._recovery.repair_records()
         for topic in named or find_topics(self._config)[0].values():
@@ -140,18 +144,23 @@ class Worker:
             "worker %s serves %s%s", self.id, served, standing_by, extra={"event": "worker_started", "worker": self.id}
         )
 
-    def _lock_all(self, topics: Collection[Topic]) -> None:
-        """Lock all topics or none; what a dead worker left is waited for."""
+    def _lock_all(self, topics: Collection[Topic]) -> bool:
+        """Lock all topics or none; what a dead worker left is waited for. False when a stop came first."""
         names = [topic.name for topic in topics]
+        said = False
         while held := self._broker.lock(names, self.id, self._config.worker.lease):
             left = self._recovery.free(held)
             if alive := [holder for holder in left if not _will_end(holder)]:
                 raise LockHeld(_held_by(alive))
-            if left:
-                self._pause(BEAT_S)
-                self._heartbeat.beat_now()
             if self._stop_requests:
-                return
+                return False
+            if left:
+                if not said:
+                    said = True
+                    _log.info("waiting for what worker %s left", left[0].worker, extra={"event": "waiting"})
+                self._pause(BEAT_S)
+        self._locked_first = names
+        return True
 
     def _add(self, topic: Topic, *, locked: bool) -> None:
         assert self._wakeup is not None  # noqa: S101 - it listens before the first topic is taken
@@ -180,7 +189,6 @@ class Worker:
             changed = None
         if changed == self._topics_changed:
             return
-        self._topics_changed = changed
         topics, unfit = find_topics(self._config)
         for name, topic in topics.items():
             if name not in self._gates:
@@ -189,12 +197,13 @@ class Worker:
             if self._unfit.get(file) != why:
                 _log.warning("%s", why, extra={"event": "unfit", "file": file})
         self._unfit = unfit
+        self._topics_changed = changed
 
     def _care(self) -> None:
         """Try to lock the topics we stand by for, and take back what dead workers left on ours."""
         self._recovery.recover([gate.topic for gate in self._gates.values() if gate.locked])
         for name, gate in self._gates.items():
-            if gate.locked:
+            if gate.locked or not self._heartbeat.may_take_expired_locks():
                 continue
             held = self._broker.lock([name], self.id, self._config.worker.lease)
             if held and not self._recovery.free(held):
@@ -216,7 +225,9 @@ class Worker:
                 )
 
     def _locked(self) -> list[str]:
-        return [name for name, gate in list(self._gates.items()) if gate.locked]
+        gates = dict(list(self._gates.items()))
+        first = [name for name in self._locked_first if name not in gates]
+        return first + [name for name, gate in gates.items() if gate.locked]
 
     # Working.
 
@@ -295,11 +306,10 @@ class Worker:
             _log.info("worker %s ended", self.id, extra={"event": "worker_ended", "worker": self.id})
 
     def _wait_for_slots(self) -> None:
-        requests = self._stop_requests
         deadline = clock.monotonic() + self._grace_s
         said = False
         while running := [slot for slot in self._slots if slot.thread.is_alive()]:
-            if clock.monotonic() >= deadline or self._stop_requests > max(1, requests):
+            if clock.monotonic() >= deadline or self._stop_requests > 1:
                 return
             if not said and self._in_flight.leases():
                 said = True

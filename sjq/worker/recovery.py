@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from sjq import identity
 from sjq.brokers.base import Broker, Holder
-from sjq.jobs import shown, worker_of
+from sjq.errors import LeaseLost
+from sjq.jobs import released, shown, worker_of
 from sjq.records import Records, Unpublished, digest_of
 from sjq.states import State
 from sjq.topics import Topic
+from sjq.worker.in_flight import InFlight
 from sjq.worker.lock_file import abandoned, processes_gone
 
 _log = logging.getLogger("sjq.worker")
@@ -32,7 +35,10 @@ class Recovery:
         lock_files: Path,
         lease_s: float,
         connected_for_s: Callable[[], float],
+        in_flight: InFlight,
     ) -> None:
+        self._in_flight = in_flight
+        self._strays: dict[str, set[tuple[str, str]]] = {}
         self._broker, self._records, self._lock_files = broker, records, lock_files
         self._worker, self._lease_s, self._connected_for_s = worker, lease_s, connected_for_s
 
@@ -54,9 +60,25 @@ class Recovery:
                     job.worker or "(unknown)",
                     extra={"event": "recovered", "job": job.job_id},
                 )
+            if self._worker in suspects.get(topic.name, {}):
+                self._release_strays(topic)
         if found:
             self.repair_records()
         return found
+
+    def _release_strays(self, topic: Topic) -> None:
+        """Release what is leased to us at two looks in a row and runs nowhere.
+
+        A take whose answer was lost can arrive at the server after its own repetition, and lease a second job.
+        """
+        running = {(lease.job_id, lease.fence) for lease in self._in_flight.leases()}
+        leased = self._broker.leased([topic.name], self._worker)
+        strays = {(lease.job_id, lease.fence): lease for lease in leased if (lease.job_id, lease.fence) not in running}
+        for stray in strays.keys() & self._strays.get(topic.name, set()):
+            _log.warning("%s: %s is leased to us and runs nowhere: released", topic.name, shown(stray[0]))
+            with contextlib.suppress(LeaseLost):
+                self._broker.settle(strays[stray], released("its worker never heard that it had it"))
+        self._strays[topic.name] = set(strays)
 
     def _gone(self, workers: Mapping[str, Mapping[str, str]]) -> tuple[list[str], list[str]]:
         """Return the workers that are dead beyond doubt, and those that stopped renewing."""
@@ -113,7 +135,7 @@ class Recovery:
             self._records.discard(attempt)
         elif job.state is State.PROCESSING or worker_of(job.fence) in alive:
             return False  # recovery comes first, or its worker is about to do this itself
-        elif attempt.sealed:
+        elif attempt.sealed or self._records.is_sealed(attempt):
             self._records.publish(attempt)
             return True
         else:

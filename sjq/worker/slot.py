@@ -19,6 +19,9 @@ from sjq.worker.quota import Quota
 LONGEST_NAP_S = 30.0
 """A net below the wake-up: nobody waits longer without a look."""
 
+REFUSED_NAP_S = 0.05
+"""How soon a slot asks again whether one of the last attempts has become free, which nobody rings for."""
+
 _log = logging.getLogger("sjq.worker")
 
 
@@ -47,6 +50,7 @@ class Slot:
         self._fence_numbers = fence_numbers
         self._stopping = threading.Event()
         self._published: list[str] = []
+        self._refused = False
         self.thread = threading.Thread(target=self._run, name=f"sjq-{gate.topic.name}", daemon=True)
 
     def stop(self) -> None:
@@ -82,7 +86,11 @@ class Slot:
     def _step(self) -> bool:
         """Look for a job, and run it if there is one; tell whether another look is worth while at once."""
         runtime = self.gate.pass_through()
-        if runtime is None or not self._quota.begin():
+        self._refused = False
+        if runtime is None:
+            return False
+        if not self._quota.begin():
+            self._refused = True
             return False
         taken = None
         try:
@@ -109,7 +117,7 @@ class Slot:
                 self._published.append(lease.job_id)
                 self.gate.ran_well()
         except OSError as error:
-            self.gate.hold(f"job_data/ cannot be used: {error}")
+            self.gate.hold(f"this machine cannot run it now: {error}")
         except EnvironmentFailed as error:
             self.gate.hold(str(error))
 
@@ -135,6 +143,8 @@ class Slot:
             self._on_change()
         if not self._stopping.is_set():
             nap_s = LONGEST_NAP_S if retry_s is None else min(retry_s + 0.01, LONGEST_NAP_S)
+            if self._refused:
+                nap_s = REFUSED_NAP_S
             self._wakeup.wait(self.gate.topic.name, mark, nap_s)
 
 

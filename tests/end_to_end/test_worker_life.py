@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import secrets
 import signal
+import subprocess
+import textwrap
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import redis
 from servers import Server, until
 
-from end_to_end.project import PLAIN, Project
+from end_to_end.project import PLAIN, SJQ, Project
 
 WAITS = """
     import os, pathlib, sys, time
@@ -109,3 +112,75 @@ def test_a_client_works_in_a_forked_child_and_from_many_threads(project: Project
         with ThreadPoolExecutor(8) as threads:
             list(threads.map(lambda number: client.create("t", number), range(100)))
         assert client.counts()["t"]["incoming"] == 102  # type: ignore[index]
+
+
+def test_an_end_that_the_broker_refuses_fails_its_job_and_no_other(project: Project) -> None:
+    """Another program's key stands where the next job would wait."""
+    redis.Redis.from_url(project.settings["redis"]).set(f"{project.settings['prefix']}incoming:nxt", "hello")
+    project.topic("t", "import sjq\n@sjq.job\ndef f(data):\n    print('did it')\n    return data, 'nxt'\n")
+    jobs = [project.create("t", number) for number in range(3)]
+    project.burst("--topics", "t")
+    for job_id in jobs:
+        record = project.metadata(job_id)
+        assert (record["state"], record["reason"]["code"], record["stdout"]) == ("failed", "output", "did it\n")
+        assert "incoming:nxt" in record["reason"]["why"]
+        assert record["next_job_ids"] == []
+
+
+def test_limit_finds_the_one_job_whichever_slot_looks_first(project: Project) -> None:
+    project.topic("empty", PLAIN)
+    project.topic("full", PLAIN)
+    for _ in range(5):
+        job_id = project.create("full", 1)
+        project.sjq("worker", "--topics", "empty", "full", "--concurrency", "3", "--limit", "1", seconds=20)
+        assert project.ends(job_id) == ["succeeded"]
+
+
+def test_a_stop_while_a_lock_is_waited_for_runs_nothing(project: Project) -> None:
+    project.topic("t", PLAIN)
+    job_id = project.create("t", 1)
+    server = redis.Redis.from_url(project.settings["redis"])
+    server.set(f"{project.settings['prefix']}lock:t", "elsewhere-boot-1-1-abcdef", px=60_000)
+    log = (project.root / "worker.log").open("ab")
+    with (
+        log,
+        subprocess.Popen([SJQ, "worker", "--topics", "t"], cwd=project.root, env=project.environ, stderr=log) as worker,
+    ):
+        until(lambda: "waiting for what worker" in project.log, 30, "the worker waits")
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(10) == 0
+    assert project.ends(job_id) == []
+    assert project.show(job_id)["state"] == "incoming"
+
+
+def test_a_keeper_that_died_between_two_jobs_costs_nothing(project: Project) -> None:
+    project.topic("t", "import os\nprint(os.getppid())\n" + textwrap.dedent(PLAIN))
+    with project.worker("--topics", "t"):
+        first = project.create("t", 1)
+        until((project.job_data / f"{first}-metadata.json").exists, 30, "the first job ends")
+        os.kill(int(project.metadata(first)["stdout"]), signal.SIGKILL)
+        second = project.create("t", 2)
+        until((project.job_data / f"{second}-metadata.json").exists, 30, "the second job ends")
+    assert project.metadata(second)["state"] == "succeeded"
+
+
+def test_an_outage_longer_than_a_lease_gives_nobodys_topic_away(tmp_path: Path) -> None:
+    with Server("valkey", "--appendonly", "yes", "--appendfsync", "always") as server:
+        lease = {"lease": "1.5s"}
+        project = Project(tmp_path / "project", redis=server.url, prefix=f"{secrets.token_hex(4)}:", worker=lease)
+        project.topic("t", WAITS)
+        job_id = project.create("t", 1)
+        with project.worker() as first:
+            until((project.root / "running").exists, 30, "the handler runs")
+            with project.worker():
+                until(lambda: "stands by for t" in project.log, 30, "the second stands by")
+                server.end()
+                gone = time.monotonic()
+                until(lambda: time.monotonic() > gone + 2, 10, "more than a lease passes")
+                server.start()
+                until(lambda: project.log.count("answers again") == 2, 30, "both are connected again")
+                (project.root / "go").touch()
+                until((project.job_data / f"{job_id}-metadata.json").exists, 30, "the job ends")
+                assert "was taken over" not in project.log
+        assert project.metadata(job_id)["attempt"] == 1
+        assert f"-{first.pid}-" in project.metadata(job_id)["worker"]

@@ -59,7 +59,7 @@ class RedisBroker(Inspection):
             attempt=attempt,
             taken_at=taken_at,
             queued_s=_queued(message, taken_at, since_ms),
-            earlier=tuple(msgspec.json.decode(b"[%b]" % history)) if history else (),
+            earlier=_attempts(history),
         )
 
     def _take(self, topic: str, worker: str, fence: str, published: Collection[str], *, again: bool) -> object:
@@ -185,6 +185,25 @@ class RedisBroker(Inspection):
             found.setdefault(topic, {})[worker] = facts[worker]
         return found
 
+    def leased(self, topics: Collection[str], worker: str) -> Sequence[Lease]:
+        """Read `processing`, and whose each job is: two round trips."""
+        ordered = list(topics)
+        lists = self.server.ask_all(("LRANGE", self.keys.processing(topic), 0, -1) for topic in ordered)
+        ids = [(topic, id_from_bytes(raw_id)) for topic, found in zip(ordered, lists, strict=True) for raw_id in found]
+        commands = (("HMGET", self.keys.job_state(job_id), "worker", "fence") for _, job_id in ids)
+        answers = self.server.ask_all(commands, spoilt=True) if ids else []
+        return [
+            Lease(
+                message=Message(job_id=job_id, topic=topic, data=b"null"),
+                fence=answer[1].decode(),
+                attempt=0,
+                taken_at=0.0,
+                queued_s=None,
+            )
+            for (topic, job_id), answer in zip(ids, answers, strict=True)
+            if not isinstance(answer, Exception) and answer[0] == worker.encode() and answer[1]
+        ]
+
     def recover(
         self, topic: str, *, dead: Collection[str], expired: Collection[str], losses: int
     ) -> Sequence[Recovered]:
@@ -235,6 +254,14 @@ def _chunks(messages: Sequence[Message]) -> Iterator[list[Message]]:
             chunk, size = [], 0
     if chunk:
         yield chunk
+
+
+def _attempts(history: bytes | None) -> tuple[Mapping[str, object], ...]:
+    """Return the entries of earlier attempts; none where the broker's note of them is spoilt."""
+    try:
+        return msgspec.json.decode(b"[%b]" % (history or b""), type=tuple[dict[str, object], ...])
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return ()
 
 
 def _queued(message: Message, taken_at: float, since_ms: bytes | None) -> float | None:

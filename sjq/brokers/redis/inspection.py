@@ -102,7 +102,7 @@ class Inspection(Broker):
     def topics(self) -> Sequence[str]:
         """Scan for queues and counters."""
         found = set()
-        for kind in ("incoming:", "processing:", "failed:", "stats:"):
+        for kind in ("incoming:", "processing:", "failed:", "stats:", "lock:"):
             start = f"{self.server.prefix}{kind}".encode()
             found |= {name[len(start) :].decode("utf-8", "replace") for name in self.scan(literal(start) + b"*")}
         return sorted(found)

@@ -16,7 +16,9 @@ local ids = redis.call('LRANGE', processing, 0, -1)
 for i = #ids, 1, -1 do
   local id = ids[i]
   local state = key('job_state', id)
-  if redis.call('TYPE', state).ok == 'string' then redis.call('DEL', state) end
+  local kind = redis.call('TYPE', state).ok
+  if kind ~= 'hash' and kind ~= 'none' then redis.call('DEL', state) end
+  if not tonumber(redis.call('HGET', state, 'losses') or '0') then redis.call('HDEL', state, 'losses') end
   local was = redis.call('HMGET', state, 'worker', 'state', 'fence')
   local worker = was[1] or ''
   if gone[worker] then

@@ -12,7 +12,7 @@ end
 
 local incoming, processing = key('incoming', topic), key('processing', topic)
 must_note(topic)
-must_be('list', incoming, processing)
+must_be('list', incoming, processing, key('failed', topic))
 
 local function leased(id)
   local message = redis.pcall('GET', key('job_data', id))
@@ -42,6 +42,7 @@ for _ = 1, 100 do
     redis.call('LPOP', incoming)
     note('dropped', topic, id, 'state', was)
   else
+    if not tonumber(redis.call('HGET', state, 'attempt') or '0') then redis.call('HDEL', state, 'attempt') end
     redis.call('HSET', state, 'state', 'processing', 'topic', topic, 'fence', fence, 'worker', worker, 'taken', now_ms())
     local attempt = redis.call('HINCRBY', state, 'attempt', 1)
     redis.call('LPOP', incoming)

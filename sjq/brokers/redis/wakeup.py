@@ -132,7 +132,7 @@ class NoticedWakeup(_Bells):
                     self._arm()
                     self.poke()  # what was pushed while nobody listened
                 self._read()
-            except (redis.ConnectionError, redis.TimeoutError, redis.ResponseError, OSError, ValueError):
+            except Exception:  # noqa: BLE001 - a listener that ends would leave the slots to their longest nap
                 # The heartbeat tells people; here only the connection has to come back.
                 self._armed = False
                 self._connection.disconnect()
