@@ -47,6 +47,8 @@ class Recovery:
         suspects = self._broker.suspects([topic.name for topic in topics])
         found = 0
         for topic in topics:
+            if self._worker in suspects.get(topic.name, {}):
+                self._release_strays(topic)
             dead, expired = self._gone(suspects.get(topic.name, {}))
             if not dead and not expired:
                 continue
@@ -60,8 +62,6 @@ class Recovery:
                     job.worker or "(unknown)",
                     extra={"event": "recovered", "job": job.job_id},
                 )
-            if self._worker in suspects.get(topic.name, {}):
-                self._release_strays(topic)
         if found:
             self.repair_records()
         return found

@@ -43,6 +43,7 @@ CALLS: dict[str, Callable[[Broker], object]] = {
     "unlock": lambda broker: broker.unlock(HOLDER),
     "holders": lambda broker: broker.holders([TOPIC]),
     "suspects": lambda broker: broker.suspects([TOPIC]),
+    "leased": lambda broker: broker.leased([TOPIC], "w"),
     "recover": lambda broker: broker.recover(TOPIC, dead=["w"], expired=[], losses=3),
     "wakeup": lambda broker: broker.wakeup([TOPIC], "w"),
     "get": lambda broker: broker.get("a"),

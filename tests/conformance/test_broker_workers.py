@@ -230,6 +230,21 @@ def test_suspects_are_the_workers_of_leased_jobs(broker: Broker) -> None:
     assert broker.suspects([]) == {}
 
 
+def test_what_is_leased_to_a_worker_can_be_settled_by_it(broker: Broker) -> None:
+    create(broker, "a", "b")
+    create(broker, "c", topic="other")
+    mine, another = Hand(broker), Hand(broker)
+    first, _, third = mine.lease(), another.lease(), mine.lease("other")
+    leased = broker.leased([TOPIC, "other", "unheard of"], mine.id)
+    assert [(lease.job_id, lease.topic, lease.fence) for lease in leased] == [
+        (lease.job_id, lease.topic, lease.fence) for lease in (first, third)
+    ]
+    for lease in leased:
+        assert broker.settle(lease, released("nobody runs it"))
+    assert broker.leased([TOPIC, "other"], mine.id) == []
+    assert broker.leased([], mine.id) == []
+
+
 def test_jobs_that_an_older_sjq_left_are_suspected_under_the_empty_id(broker: Broker, wire: Wire) -> None:
     wire("RPUSH", f"processing:{TOPIC}", "a")
     assert broker.suspects([TOPIC]) == {TOPIC: {"": {}}}

@@ -10,6 +10,7 @@ import textwrap
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import redis
 from servers import Server, until
@@ -184,3 +185,27 @@ def test_an_outage_longer_than_a_lease_gives_nobodys_topic_away(tmp_path: Path) 
                 assert "was taken over" not in project.log
         assert project.metadata(job_id)["attempt"] == 1
         assert f"-{first.pid}-" in project.metadata(job_id)["worker"]
+
+
+def test_a_job_that_is_leased_to_a_worker_which_never_heard_of_it_is_released(project: Project) -> None:
+    """As a take leaves it that reached the server after its own repetition."""
+    project.configure(worker={"lease": "1.5s"})
+    project.topic("t", PLAIN)
+    server, prefix = redis.Redis.from_url(project.settings["redis"]), project.settings["prefix"]
+    with project.worker("--topics", "t"):
+        worker = server.get(f"{prefix}lock:t")
+        assert isinstance(worker, bytes)
+        fields: dict[Any, Any] = {
+            "state": "processing",
+            "worker": worker,
+            "fence": worker + b".999",
+            "attempt": 1,
+            "topic": "t",
+        }
+        with server.pipeline() as step:
+            step.set(f"{prefix}job_data:stray", '{"data": 1}')
+            step.hset(f"{prefix}job_state:stray", mapping=fields)
+            step.rpush(f"{prefix}processing:t", "stray")
+            step.execute()
+        until(lambda: project.ends("stray") == ["succeeded"], 30, "the job runs")
+    assert "runs nowhere" in project.log

@@ -463,6 +463,15 @@ def _check_broken(folder: Path, earlier: tuple[bool, bool, bool] | None, later: 
         assert there.keys() <= whole(2, later).keys(), "what the later attempt lacks is gone before the metadata is"
 
 
+def test_an_attempt_that_is_published_late_leaves_its_successors_record_alone(tmp_path: Path) -> None:
+    """Its worker was stopped between settling and publishing; meanwhile the job was sent back, and succeeded."""
+    late = seal(tmp_path, 1, (False, True, False))
+    seal(tmp_path, 2, (True, False, False)).publish()
+    late.publish()
+    assert attempts_of(tmp_path) == {"output.json": 2, "metadata.json": 2}
+    assert {path.name for path in tmp_path.iterdir()} == {"job-output.json", "job-metadata.json"}
+
+
 def test_what_an_earlier_attempt_half_published_does_not_stay(tmp_path: Path, fuse: Fuse) -> None:
     """The first attempt's worker dies while it publishes; the job is sent back; the next attempt leaves no output."""
     kept = Records(tmp_path)
