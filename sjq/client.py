@@ -6,10 +6,11 @@ import os
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
@@ -21,8 +22,10 @@ from sjq.clock import from_rfc3339
 from sjq.config import Config
 from sjq.errors import LockHeld, NoSuchJob, UsageError, WrongState
 from sjq.jobs import Job, JobEvent, check_id, check_topic, new_message, shown
-from sjq.records import KEPT_OF_LONG_NAME, Records, file_name
 from sjq.states import ENDED, Reason, State
+
+if TYPE_CHECKING:
+    from sjq.records import Records
 
 MOST_PER_BATCH = 1000
 _FEW = 3
@@ -56,10 +59,16 @@ class Client:
     def __init__(self, folder: Path | str | None = None, *, config: Config | None = None) -> None:
         """Use the project in `folder`, by default the current directory, or a configuration that is at hand."""
         self.config = config or configuration.load(None if folder is None else Path(folder))
-        self.records = Records(self.config.job_data)
         self._broker: Broker | None = None
         self._pid = 0
         self._opening: dict[int, threading.Lock] = {}
+
+    @cached_property
+    def records(self) -> Records:
+        """The records of this host."""
+        from sjq.records import Records  # noqa: PLC0415 - create does not pay for it
+
+        return Records(self.config.job_data)
 
     @property
     def broker(self) -> Broker:
@@ -283,6 +292,8 @@ class Client:
         return jobs
 
     def _recorded_ids(self, prefix: str, limit: int) -> Sequence[str]:
+        from sjq.records import KEPT_OF_LONG_NAME, file_name  # noqa: PLC0415 - create does not pay for it
+
         # A long name ends with a digest, so that its beginning alone can be compared.
         beginning = file_name(prefix)[:KEPT_OF_LONG_NAME]
         matching = (name for name in self.records.names() if name.startswith(beginning))

@@ -6,7 +6,6 @@ Every key is checked: nothing is accepted and ignored. A key of a feature that i
 from __future__ import annotations
 
 import contextlib
-import difflib
 import json
 import math
 import os
@@ -233,6 +232,8 @@ class _Reader:
         for key, item in value.items():
             inside = f"{path}.{key}" if path else key
             if key not in keys:
+                import difflib  # noqa: PLC0415 - for the mistaken alone
+
                 near = difflib.get_close_matches(key, keys, n=1)
                 hint = f'did you mean "{near[0]}"?' if near else f"known here: {', '.join(sorted(keys))}"
                 raise ConfigError(f'{self.file}: unknown key "{inside}"; {hint}')

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -87,6 +86,8 @@ def _warn_of_unknown(client: Client, topics: Collection[str]) -> None:
     known = [status.topic for status in client.status()]
     for topic in topics:
         if topic not in known:
+            import difflib  # noqa: PLC0415 - for the mistaken alone
+
             near = difflib.get_close_matches(topic, known, n=1)
             render.talk(f"warning: no topic {topic!r} is known here" + (f"; did you mean {near[0]!r}?" if near else ""))
 
