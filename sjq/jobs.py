@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -92,8 +91,7 @@ def worker_of(fence: str) -> str:
 _Hops = Annotated[int, msgspec.Meta(le=2**53)]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Message:
+class Message(msgspec.Struct, frozen=True, kw_only=True):
     """A job as it is stored in a queue."""
 
     job_id: str
@@ -103,7 +101,7 @@ class Message:
     parent_job_id: str | None = None
     attachment: bytes | None = None
     created_at: str | None = None
-    inherited: Mapping[str, msgspec.Raw] = field(default_factory=dict)
+    inherited: Mapping[str, msgspec.Raw] = {}
     """`labels`, `requester`, `traceparent` and `hops`, which next jobs take over from their parent."""
 
     def encode(self) -> bytes:
@@ -289,8 +287,7 @@ def _text_or_none(raw: msgspec.Raw) -> str | None:
         return None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lease:
+class Lease(msgspec.Struct, frozen=True, kw_only=True):
     """A worker's right to settle one attempt of one job."""
 
     message: Message
@@ -314,8 +311,7 @@ class Lease:
         return self.message.topic
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Malformed:
+class Malformed(msgspec.Struct, frozen=True, kw_only=True):
     """An id that was taken, could not be a job, and is `failed` already."""
 
     job_id: str
@@ -323,8 +319,7 @@ class Malformed:
     why: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """How an attempt ended: what `settle` makes of it."""
 
     state: State
@@ -350,8 +345,7 @@ def released(why: str) -> Outcome:
     return Outcome(state=State.INCOMING, why=why)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class Job(msgspec.Struct, frozen=True, kw_only=True):
     """A job as a broker knows it, or as its record on this host tells."""
 
     job_id: str
@@ -371,8 +365,7 @@ class Job:
     """JSON text; None where it was not asked for or is no longer known."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobEvent:
+class JobEvent(msgspec.Struct, frozen=True, kw_only=True):
     """One state change of one job, as the event stream has it."""
 
     id: str

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import replace
 from itertools import count
 
 import pytest
+from msgspec.structs import replace as changed
 
 from sjq.brokers.base import Broker, Pulse
 from sjq.brokers.redis.broker import RedisBroker
@@ -66,7 +66,7 @@ class Hand:
 def job(job_id: str | None = None, topic: str = TOPIC, data: object = None) -> Message:
     """Return a message, under an id of the test's choice."""
     message = new_message(topic, data)
-    return message if job_id is None else replace(message, job_id=job_id)
+    return message if job_id is None else changed(message, job_id=job_id)
 
 
 def create(broker: Broker, *ids: str, topic: str = TOPIC) -> list[str]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace as changed
 from servers import Wire
 
 from sjq.brokers.base import Broker
@@ -97,7 +97,7 @@ def test_one_id_twice_in_a_call_is_one_job(broker: Broker) -> None:
 
 
 def test_parent_and_attachment_travel_with_the_job(broker: Broker) -> None:
-    broker.create([replace(job("a"), parent_job_id="the-parent", attachment=b"\0bytes\xff" * 1000)])
+    broker.create([changed(job("a"), parent_job_id="the-parent", attachment=b"\0bytes\xff" * 1000)])
     known = broker.get("a")
     assert known is not None
     assert known.parent_job_id == "the-parent"
@@ -110,7 +110,7 @@ def test_parent_and_attachment_travel_with_the_job(broker: Broker) -> None:
 
 
 def test_an_empty_attachment_is_an_attachment(broker: Broker) -> None:
-    broker.create([replace(job("a"), attachment=b"")])
+    broker.create([changed(job("a"), attachment=b"")])
     lease = Hand(broker).lease()
     assert lease.message.attachment == b""
     assert broker.settle(lease, succeeded())
@@ -118,7 +118,7 @@ def test_an_empty_attachment_is_an_attachment(broker: Broker) -> None:
 
 def test_the_attachment_is_gone_after_success_and_stays_after_failure(broker: Broker, wire: Wire) -> None:
     hand = Hand(broker)
-    broker.create([replace(job("good"), attachment=b"x"), replace(job("bad"), attachment=b"x")])
+    broker.create([changed(job("good"), attachment=b"x"), changed(job("bad"), attachment=b"x")])
     assert broker.settle(hand.lease(), succeeded())
     assert broker.settle(hand.lease(), broke)
     assert not wire("EXISTS", "job_attachment:good")
@@ -131,7 +131,7 @@ def test_the_attachment_is_gone_after_success_and_stays_after_failure(broker: Br
 
 def test_large_data_and_attachments_are_split_over_calls_and_arrive_whole(broker: Broker) -> None:
     big = "x" * (3 << 20)
-    broker.create([replace(job(job_id, data=big), attachment=big.encode()) for job_id in ("a", "b", "c")])
+    broker.create([changed(job(job_id, data=big), attachment=big.encode()) for job_id in ("a", "b", "c")])
     hand = Hand(broker)
     for job_id in ("a", "b", "c"):
         lease = hand.lease()

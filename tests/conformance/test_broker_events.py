@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace as changed
 from servers import Wire
 
 from sjq.brokers import open_broker
@@ -70,7 +71,7 @@ def test_every_step_of_a_life_is_an_event_that_the_table_allows(broker: Broker) 
 
 
 def test_details_are_texts_whatever_the_job_is_called(broker: Broker) -> None:
-    parent = replace(job("grün\n"), parent_job_id="Ü")
+    parent = changed(job("grün\n"), parent_job_id="Ü")
     broker.create([parent])
     (created,) = broker.events()
     assert created.job_id == "grün\n"

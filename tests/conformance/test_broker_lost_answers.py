@@ -8,6 +8,7 @@ from contextlib import closing, suppress
 from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace as changed
 from servers import Loser, Wire
 
 from sjq.brokers import open_broker
@@ -110,7 +111,7 @@ def test_a_recovery_requeue_and_delete_whose_answers_are_lost_happen_once(
 
 
 def test_an_attachment_whose_answer_is_lost_does_not_lose_the_job(config: Config, loser: Loser, sjq: Broker) -> None:
-    sjq.create([replace(job("a"), attachment=b"x")])
+    sjq.create([changed(job("a"), attachment=b"x")])
     hand = Hand(sjq)
     fence = hand.fence()
     with closing(open_broker(replace(config, broker=loser.url))) as far:

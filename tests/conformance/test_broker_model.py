@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from msgspec.structs import replace as changed
 from servers import Wire
 
 from sjq.brokers import open_broker
@@ -193,7 +194,7 @@ class BrokerAgainstModel(RuleBasedStateMachine):
         next_jobs = []
         if outcome is State.SUCCEEDED:
             next_jobs = [job(f"next-{next(self.numbers):03}") for _ in range(followers)]
-        end = replace(OUTCOMES[outcome], next_jobs=tuple(next_jobs))
+        end = changed(OUTCOMES[outcome], next_jobs=tuple(next_jobs))
         if known is None or known.fence != lease.fence:
             with pytest.raises(LeaseLost):
                 self.broker.settle(lease, end)

@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace as changed
 from servers import Wire
 
 from sjq.brokers import open_broker
@@ -137,7 +138,7 @@ def test_counts_are_by_topic_and_state(broker: Broker) -> None:
 
 
 def test_the_attachment_can_be_looked_at_until_success(broker: Broker) -> None:
-    broker.create([replace(job("a"), attachment=b"\0\xff"), job("none")])
+    broker.create([changed(job("a"), attachment=b"\0\xff"), job("none")])
     hand = Hand(broker)
     assert broker.attachment("a") == b"\0\xff"
     lease = hand.lease()

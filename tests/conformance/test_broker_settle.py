@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace as changed
 from servers import Wire
 
 from sjq.brokers.base import Broker
@@ -149,7 +148,7 @@ def test_next_jobs_are_born_with_their_parents_end(broker: Broker) -> None:
 
 def test_the_parents_end_comes_before_its_childrens_birth(broker: Broker) -> None:
     parent = leased(broker, "parent")
-    children = [replace(job(job_id, "upload"), parent_job_id="parent") for job_id in several(3)]
+    children = [changed(job(job_id, "upload"), parent_job_id="parent") for job_id in several(3)]
     assert broker.settle(parent, succeeded(children))
     events = broker.events()[2:]
     assert [(event.event, event.job_id) for event in events] == [
@@ -178,7 +177,7 @@ def test_a_next_job_that_exists_already_is_left_alone(broker: Broker) -> None:
 
 def test_next_jobs_bring_their_attachments(broker: Broker) -> None:
     parent = leased(broker, "parent")
-    assert broker.settle(parent, succeeded([replace(job("child", "upload"), attachment=b"\0\xff")]))
+    assert broker.settle(parent, succeeded([changed(job("child", "upload"), attachment=b"\0\xff")]))
     child = Hand(broker).lease("upload")
     assert child.message.attachment == b"\0\xff"
     assert broker.settle(child, succeeded())

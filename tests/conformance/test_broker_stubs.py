@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace as changed
 from servers import Wire
 
 from sjq.brokers.base import Broker
@@ -30,7 +30,7 @@ publishings = pytest.mark.parametrize(
 
 
 def test_success_leaves_a_stub_that_stays_until_the_record_is_published(broker: Broker, wire: Wire) -> None:
-    broker.create([replace(job("a"), attachment=b"x")])
+    broker.create([changed(job("a"), attachment=b"x")])
     lease = Hand(broker).lease()
     assert broker.settle(lease, succeeded())
     assert wire.names() == BASIS | {b"job_state:a"}
@@ -75,10 +75,10 @@ def test_confirming_many_or_none_is_one_call(broker: Broker, wire: Wire) -> None
 def test_after_all_jobs_succeeded_and_were_published_next_to_nothing_is_left(broker: Broker, wire: Wire) -> None:
     hand = Hand(broker)
     hand.beat(topics=[TOPIC])
-    broker.create([replace(job(f"a{index}"), attachment=b"x") for index in range(10)])
+    broker.create([changed(job(f"a{index}"), attachment=b"x") for index in range(10)])
     for _ in range(10):
         lease = hand.lease()
-        child = replace(lease.message.next(TOPIC, b"1"), attachment=b"y") if lease.message.hops == 0 else None
+        child = changed(lease.message.next(TOPIC, b"1"), attachment=b"y") if lease.message.hops == 0 else None
         assert broker.settle(lease, succeeded([child] if child else []))
     done = hand.drain()
     broker.confirm([*done, *(f"a{index}" for index in range(10))])
@@ -89,7 +89,7 @@ def test_after_all_jobs_succeeded_and_were_published_next_to_nothing_is_left(bro
 
 
 def test_deleting_leaves_nothing_but_the_history(broker: Broker, wire: Wire) -> None:
-    broker.create([replace(job("a"), attachment=b"x")])
+    broker.create([changed(job("a"), attachment=b"x")])
     Hand(broker).drain(outcome=broke)
     broker.delete(["a"])
     assert wire.names() == BASIS

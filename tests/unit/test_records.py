@@ -6,13 +6,14 @@ import itertools
 import json
 import re
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
+from msgspec.structs import replace as changed
 
 from sjq import records
 from sjq.jobs import Lease, Message, id_from_bytes
@@ -482,7 +483,7 @@ def test_what_an_earlier_attempt_half_published_does_not_stay(tmp_path: Path, fu
     fuse.left = 10**6
     assert attempts_of(tmp_path) == {"output.json": 1}
 
-    mine = replace(lease(fence="w.2"), attempt=2)
+    mine = changed(lease(fence="w.2"), attempt=2)
     kept.begin(kept.of(mine), mine)
     seal(tmp_path, 2, (False, False, False)).publish()
     kept.discard(Unpublished("job", digest_of("w.1"), "job", sealed=True))

@@ -8,8 +8,10 @@ from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
+from redis.driver_info import DriverInfo
 from redis.retry import Retry
 
+from sjq import __version__
 from sjq.brokers.redis.scripts import Argument, script
 from sjq.config import without_password
 from sjq.errors import BrokerDown, ConfigError, Error
@@ -29,8 +31,9 @@ def connect(url: str | None, options: Mapping[str, object] | None) -> redis.Redi
         "socket_connect_timeout": CONNECT_TIMEOUT_S,
         "socket_timeout": ANSWER_TIMEOUT_S,
         "socket_keepalive": True,
-        # Its version would be looked up in the installed packages' metadata, and told to the server: 6 ms a start.
-        "driver_info": None,
+        # Named here, for the server's list of clients, or it is looked up in the installed packages: 6 ms a start.
+        # Not left out: without an answer to read first, a TLS 1.3 connection is taken for one that has data.
+        "driver_info": DriverInfo(name="sjq", lib_version=__version__),
     }
     try:
         if url is not None:
