@@ -142,15 +142,15 @@ _start: _Start | None = None
 def arm(handler: Handler, caller: FrameType) -> None:
     """Let `handler` run when the script that called the decorator has been loaded.
 
-    Nothing happens in a module that is imported, in a process of multiprocessing, or at a prompt. Raises
-    TypeError when the script has another handler already.
+    Nothing happens in a module that is imported, in a process of multiprocessing, at a prompt, or in a function that
+    a test runner calls. Raises TypeError when the script has another handler already.
     """
     global _start  # noqa: PLW0603 - a process has one main script
     frame = _script(caller)
     if frame is None:
         return
     _follow_the_log()
-    if not _is_run_for_a_job(frame):
+    if not _is_run_for_a_job(frame, decorates=caller.f_globals is frame.f_globals):
         return
     if _start is not None:
         raise TypeError(
@@ -185,8 +185,11 @@ def _script(frame: FrameType | None) -> FrameType | None:
     return frame
 
 
-def _is_run_for_a_job(frame: FrameType) -> bool:
-    if any(word.split("=", 1)[0] in ("--input", "--output") for word in sys.argv[1:]):
+def _is_run_for_a_job(frame: FrameType, *, decorates: bool) -> bool:
+    given = {"--input", "--output"}.intersection(word.split("=", 1)[0] for word in sys.argv[1:])
+    if not decorates:
+        return len(given) == 2  # a module's function may decorate for a script, or for the tests that a script runs
+    if given:
         return True
     if sys.flags.inspect or not sys.argv:
         return False  # `python -i script.py` is somebody who looks around

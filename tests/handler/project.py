@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import textwrap
 from dataclasses import dataclass, field
@@ -70,6 +71,12 @@ class Project:
             capture_output=True,
             text=True,
             check=False,
+            preexec_fn=_hear_interrupts,
         )
         output = json.loads(self.output_file.read_text("utf-8")) if self.output_file.exists() else None
         return Run(ended.returncode, ended.stdout, ended.stderr, output)
+
+
+def _hear_interrupts() -> None:
+    """As on a terminal; what a shell starts in the background ignores them, and so would all that it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

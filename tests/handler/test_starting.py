@@ -255,3 +255,24 @@ def test_a_closed_stdout_is_no_error_of_the_decorator(here: Project) -> None:
     here.environment["SJQ_JOB_ID"] = "j1"
     run = here.run("import sjq, sys\nsys.stdout.close()\nsjq.job(lambda data: 1)")
     assert run.output == {"data": 1}, OUTPUT
+
+
+SHARED = """
+import sjq
+
+def decorated(function):
+    return sjq.job(function)
+"""
+
+
+def test_a_module_may_decorate_for_the_script(here: Project) -> None:
+    here.write(SHARED, name="_shared")
+    run = here.run("import _shared\n_shared.decorated(lambda data: data + 1)", 1)
+    assert (run.code, run.stderr, run.output) == (0, "", {"data": 2})
+
+
+def test_a_runner_of_tests_is_no_script_of_the_handlers_that_they_decorate(here: Project) -> None:
+    here.write(SHARED, name="_shared")
+    here.write("import _shared\nfor number in range(2):\n    _shared.decorated(lambda data: data)", name="runner")
+    run = here.start("topics/runner.py", "-q", "--output", "report.xml")
+    assert (run.code, run.stdout, run.stderr) == (0, "", "")
