@@ -5,11 +5,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from servers import missing
 
 import sjq.handler
 
 from .project import Project
-from .pythons import found
+from .pythons import PROMISED, found
 
 
 @pytest.fixture(scope="session")
@@ -21,10 +22,11 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(params=list(found().values()), ids=list(found()))
+@pytest.fixture(params=sorted({*PROMISED, *found()}))
 def project(request: pytest.FixtureRequest, tmp_path: Path, library: Path) -> Project:
-    """A project on each Python that was found: for what depends on the interpreter."""
-    return Project(tmp_path, library, request.param)
+    """A project on each Python that is promised, and on the one that runs the tests: for what depends on it."""
+    python = found().get(request.param) or missing(f"Python {request.param}")
+    return Project(tmp_path, library, python)
 
 
 @pytest.fixture
