@@ -57,6 +57,7 @@ class Worker:
         self._config, self._broker, self._options = config, broker, options
         self._identity = WorkerIdentity.of_this_process()
         self.id = self._identity.id
+        self._lease_s = config.worker.lease
         self._grace_s = config.worker.grace if options.grace is None else options.grace
         self._started = clock.rfc3339(clock.now())
         self._gates: dict[str, Gate] = {}
@@ -65,6 +66,8 @@ class Worker:
         self._topics_changed: int | None = -1
         self._locked_first: list[str] = []
         """Topics that are locked before they have a gate; the heartbeat renews them too."""
+        self._cut_off: Mapping[str, str] = {}
+        """Topics that are not locked yet because a worker of their jobs may come back, and that worker."""
         self._wakeup: Wakeup | None = None
         self._changed = threading.Condition()
         self._stop_requests = 0
@@ -84,7 +87,7 @@ class Worker:
         self._heartbeat = Heartbeat(
             self._broker,
             self.id,
-            lease_s=self._config.worker.lease,
+            lease_s=self._lease_s,
             facts=self._facts,
             topics=self._locked,
             in_flight=self._in_flight,
@@ -96,7 +99,7 @@ class Worker:
             records,
             worker=self.id,
             lock_files=self._lock_file.path.parent,
-            lease_s=self._config.worker.lease,
+            lease_s=self._lease_s,
             connected_for_s=self._heartbeat.connected_for_s,
             in_flight=self._in_flight,
         )
@@ -137,30 +140,37 @@ class Worker:
         for topic in named or find_topics(self._config)[0].values():
             self._add(topic, locked=bool(named))
         self._care()
+        self._say_what_is_served()
+
+    def _say_what_is_served(self) -> None:
         served = ", ".join(sorted(name for name, gate in self._gates.items() if gate.locked)) or "no topic yet"
-        waiting = ", ".join(sorted(name for name, gate in self._gates.items() if not gate.locked))
-        standing_by = f"; stands by for {waiting}, which other workers hold" if waiting else ""
-        _log.info(
-            "worker %s serves %s%s", self.id, served, standing_by, extra={"event": "worker_started", "worker": self.id}
-        )
+        waiting = sorted(name for name, gate in self._gates.items() if not gate.locked and name not in self._cut_off)
+        further = f"; stands by for {', '.join(waiting)}, which other workers hold" if waiting else ""
+        for name, worker in self._cut_off.items():
+            further += f"; waits up to {self._lease_s:g} s for {worker}, which is silent and has jobs of {name}"
+        extra = {"event": "worker_started", "worker": self.id}
+        _log.info("worker %s serves %s%s", self.id, served, further, extra=extra)
 
     def _lock_all(self, topics: Collection[Topic]) -> bool:
         """Lock all topics or none; what a dead worker left is waited for. False when a stop came first."""
         names = [topic.name for topic in topics]
         said = False
-        while held := self._broker.lock(names, self.id, self._config.worker.lease):
+        while True:
+            cut_off = self._recovery.cut_off(names)
+            held = self._broker.holders(names) if cut_off else self._broker.lock(names, self.id, self._lease_s)
             left = self._recovery.free(held)
             if alive := [holder for holder in left if not _will_end(holder)]:
                 raise LockHeld(_held_by(alive))
+            if not held and not cut_off:
+                self._locked_first = names
+                return True
             if self._stop_requests:
                 return False
-            if left:
+            if waited_for := [*(holder.worker for holder in left), *cut_off.values()]:
                 if not said:
                     said = True
-                    _log.info("waiting for what worker %s left", left[0].worker, extra={"event": "waiting"})
+                    _log.info("waiting for what worker %s left", waited_for[0], extra={"event": "waiting"})
                 self._pause(BEAT_S)
-        self._locked_first = names
-        return True
 
     def _add(self, topic: Topic, *, locked: bool) -> None:
         assert self._wakeup is not None  # noqa: S101 - it listens before the first topic is taken
@@ -202,12 +212,16 @@ class Worker:
     def _care(self) -> None:
         """Try to lock the topics we stand by for, and take back what dead workers left on ours."""
         self._recovery.recover([gate.topic for gate in self._gates.values() if gate.locked])
-        for name, gate in self._gates.items():
-            if gate.locked or not self._heartbeat.may_take_expired_locks():
+        if not self._heartbeat.may_take_expired_locks():
+            return
+        wanted = {name: gate for name, gate in self._gates.items() if not gate.locked}
+        self._cut_off = self._recovery.cut_off(wanted)
+        for name, gate in wanted.items():
+            if name in self._cut_off:
                 continue
-            held = self._broker.lock([name], self.id, self._config.worker.lease)
+            held = self._broker.lock([name], self.id, self._lease_s)
             if held and not self._recovery.free(held):
-                held = self._broker.lock([name], self.id, self._config.worker.lease)
+                held = self._broker.lock([name], self.id, self._lease_s)
             if not held:
                 self._recovery.recover([gate.topic])  # first, so that what was lost is taken before what waits
                 gate.locked = True
@@ -232,7 +246,7 @@ class Worker:
     # Working.
 
     def _loop(self, named: Collection[Topic]) -> None:
-        care_every_s = max(BEAT_S, self._config.worker.lease / 3)
+        care_every_s = max(BEAT_S, self._lease_s / 3)
         next_care = next_look = clock.monotonic()
         while not self._stop_requests and not self._quota.used_up:
             try:
@@ -253,7 +267,7 @@ class Worker:
 
     def _done(self) -> bool:
         """Tell whether nothing waits or runs on the topics that are served."""
-        if not all(slot.idle for slot in self._slots):
+        if self._cut_off or not all(slot.idle for slot in self._slots):
             return False
         served = [name for name, gate in self._gates.items() if gate.locked and not gate.held]
         counts = self._broker.counts(served)

@@ -92,6 +92,20 @@ class Recovery:
                 expired.append(worker)
         return dead, expired
 
+    def cut_off(self, topics: Collection[str]) -> Mapping[str, str]:
+        """Return, by topic, a worker of its jobs that stopped renewing and may yet come back.
+
+        The lock of such a topic has expired too, but is not free: to take it would be to judge by expiry.
+        """
+        if not topics or self._may_judge_by_expiry():
+            return {}
+        return {
+            topic: worker
+            for topic, workers in self._broker.suspects(topics).items()
+            for worker, facts in workers.items()
+            if not facts and worker not in ("", self._worker)
+        }
+
     def _may_judge_by_expiry(self) -> bool:
         """After an outage of the broker everybody looks dead, until everybody had the time to renew."""
         return self._connected_for_s() >= self._lease_s

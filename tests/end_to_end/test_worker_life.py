@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import pytest
 import redis
 from servers import Server, until
 
@@ -209,3 +210,44 @@ def test_a_job_that_is_leased_to_a_worker_which_never_heard_of_it_is_released(pr
             step.execute()
         until(lambda: project.ends("stray") == ["succeeded"], 30, "the job runs")
     assert "runs nowhere" in project.log
+
+
+SILENT = "elsewhere-boot-1-1-abcdef"
+"""A worker on another host that has a job and does not renew."""
+
+
+def leased_to_the_silent(project: Project) -> redis.Redis:
+    """Return a client, having created a job on `t` and leased it as a worker that was cut off leaves it."""
+    server, prefix = redis.Redis.from_url(project.settings["redis"]), project.settings["prefix"]
+    project.topic("t", PLAIN)
+    with server.pipeline() as step:
+        step.set(f"{prefix}job_data:j", '{"data": 1}')
+        step.hset(f"{prefix}job_state:j", mapping={"state": "processing", "topic": "t", "worker": SILENT, "attempt": 1})
+        step.hset(f"{prefix}job_state:j", "fence", f"{SILENT}.1")
+        step.rpush(f"{prefix}processing:t", "j")
+        step.execute()
+    return server
+
+
+@pytest.mark.parametrize("arguments", [(), ("--topics", "t")])
+def test_a_topic_of_a_silent_worker_is_taken_after_one_lease(project: Project, arguments: tuple[str, ...]) -> None:
+    project.configure(worker={"lease": "1.5s"})
+    leased_to_the_silent(project)
+    second = project.create("t", 2)
+    log = project.burst(*arguments)
+    assert SILENT in log.split("started")[0]
+    assert [project.ends("j"), project.ends(second)] == [["succeeded"], ["succeeded"]]
+    assert project.metadata("j")["attempt"] == 2
+    assert project.metadata("j")["end_time"] < project.metadata(second)["start_time"]
+
+
+def test_a_silent_worker_that_comes_back_in_time_keeps_its_topic(project: Project) -> None:
+    server, prefix = leased_to_the_silent(project), project.settings["prefix"]
+    log = (project.root / "worker.log").open("ab")
+    command = [SJQ, "worker", "--topics", "t"]
+    with log, subprocess.Popen(command, cwd=project.root, env=project.environ, stderr=log) as worker:
+        until(lambda: f"waiting for what worker {SILENT} left" in project.log, 30, "the worker waits")
+        server.hset(f"{prefix}worker:{SILENT}", "host", "elsewhere")
+        server.set(f"{prefix}lock:t", SILENT, px=60_000)
+        assert worker.wait(10) == 5
+    assert project.show("j")["worker"] == SILENT
