@@ -16,6 +16,8 @@ import contextlib
 import hashlib
 import os
 import re
+import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,7 @@ from typing import Any
 import msgspec
 
 from sjq.jobs import Lease, id_from_bytes, id_to_bytes
+from sjq.plain_file import open_plain, read_plain
 
 LONGEST_NAME_BYTES = 120
 KEPT_OF_LONG_NAME = 80
@@ -112,23 +115,30 @@ class Record:
         """Return what the attempt printed to stdout and stderr, cut in the middle where it is long."""
         return _shortened(self.stdout), _shortened(self.stderr)
 
+    def returned(self) -> bytes:
+        """Return what the attempt wrote as its output; raise FileNotFoundError, or OSError where that is no file."""
+        return read_plain(self.output)
+
     def complaint(self) -> str:
         """Return the line of stderr that says why the attempt failed: an exception's, or the last, shortened."""
         try:
-            with self.stderr.open("rb") as file:
+            with open_plain(self.stderr) as file:
                 file.seek(max(0, os.fstat(file.fileno()).st_size - COMPLAINT_BYTES))
                 lines = file.read().decode("utf-8", "replace").splitlines()
-        except FileNotFoundError:
+        except OSError:
             return ""
         return _complaint(lines)[: COMPLAINT_BYTES // 8]
 
     def seal(self, metadata: Mapping[str, object]) -> None:
         """Complete the attempt's files: after this, only names change."""
-        for log in (self.stdout, self.stderr):
+        self.folder.mkdir(parents=True, exist_ok=True)  # a handler may have removed it
+        for path in (self.output, self.stdout, self.stderr):
             with contextlib.suppress(FileNotFoundError):
-                if log.stat().st_size <= SHOWN_BYTES:
-                    log.unlink()
+                found = path.lstat()
+                if not stat.S_ISREG(found.st_mode) or (path != self.output and found.st_size <= SHOWN_BYTES):
+                    _remove(path)
         text = msgspec.json.format(msgspec.json.encode(metadata), indent=2)
+        _remove(self.own("metadata.json"))
         self.own("metadata.json").write_bytes(text + b"\n")
 
     def publish(self) -> None:
@@ -145,11 +155,11 @@ class Record:
                 return
             for kind in _OF_ATTEMPT:
                 if not self.own(kind).exists():
-                    self.published(kind).unlink(missing_ok=True)
-            earlier.unlink(missing_ok=True)
+                    _remove(self.published(kind))
+            _remove(earlier)
         for kind in _OF_ATTEMPT:
             with contextlib.suppress(FileNotFoundError):
-                self.own(kind).replace(self.published(kind))
+                _put(self.own(kind), self.published(kind))
 
     def _is_later(self, published: Path) -> bool:
         """Tell whether a published record is of a later attempt: ours ended long ago, and its worker was stopped."""
@@ -159,7 +169,7 @@ class Record:
     def discard(self) -> None:
         """Remove what the attempt wrote."""
         for kind in _OF_ATTEMPT:
-            self.own(kind).unlink(missing_ok=True)
+            _remove(self.own(kind))
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +202,7 @@ class Records:
             # An earlier attempt's publishing was broken off, and our lease is the end of it: its record can no longer
             # be completed, and what it did publish would pass for ours.
             for kind in _OF_ATTEMPT:
-                record.published(kind).unlink(missing_ok=True)
+                _remove(record.published(kind))
         self._write(record.input, lease.message.data, record.digest)
         if lease.message.attachment is not None:
             self._write(record.published("attachment.bin"), lease.message.attachment, record.digest)
@@ -202,7 +212,7 @@ class Records:
         descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
-        beside.replace(path)
+        _put(beside, path)
 
     def metadata(self, job_id: str) -> dict[str, Any] | None:
         """Return a job's published metadata, or None when this host has none."""
@@ -211,7 +221,7 @@ class Records:
     def read(self, job_id: str, kind: str) -> bytes | None:
         """Return a published file of a job, or None when there is none."""
         try:
-            return (self.folder / f"{file_name(job_id)}-{kind}").read_bytes()
+            return read_plain(self.folder / f"{file_name(job_id)}-{kind}")
         except FileNotFoundError:
             return None
 
@@ -268,12 +278,31 @@ class Records:
     def discard(self, attempt: Unpublished) -> None:
         """Remove every file of an attempt that came to nothing."""
         for kind in KINDS:
-            (self.folder / f"{attempt.name}-{kind}.{attempt.digest}").unlink(missing_ok=True)
+            _remove(self.folder / f"{attempt.name}-{kind}.{attempt.digest}")
+
+
+def _put(path: Path, final: Path) -> None:
+    """Rename a file to its final name, whatever a handler may have put there."""
+    try:
+        path.replace(final)
+    except IsADirectoryError:
+        _remove(final)
+        path.replace(final)
+
+
+def _remove(path: Path) -> None:
+    """Remove what stands under a name, if anything does: a file, or what a handler made in its place."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:
+        if not path.is_dir():
+            raise
+        shutil.rmtree(path)
 
 
 def _read_metadata(path: Path) -> dict[str, Any] | None:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+        return msgspec.json.decode(read_plain(path), type=dict[str, Any])
     except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
         return None
 
@@ -281,7 +310,7 @@ def _read_metadata(path: Path) -> dict[str, Any] | None:
 def _shortened(path: Path) -> str:
     """Return a log's text, with a note in place of its middle when it is longer than the metadata may hold."""
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             size = os.fstat(file.fileno()).st_size
             if size <= SHOWN_BYTES:
                 return file.read().decode("utf-8", "replace")
@@ -291,6 +320,8 @@ def _shortened(path: Path) -> str:
             tail = file.read(half)
     except FileNotFoundError:
         return ""
+    except OSError as error:
+        return f"[what it printed cannot be read: {error.strerror}]\n"
     left_out = size - len(head) - len(tail)
     final = path.name.rpartition(".")[0]
     note = f"\n[... {left_out} bytes left out here; the whole is in {final} ...]\n"

@@ -17,7 +17,7 @@ PACKAGE = Path(sjq.__file__).parent
 
 LAYERS: list[tuple[str, ...]] = [
     ("",),  # sjq/__init__.py: the version and lazy names
-    ("errors", "clock"),
+    ("errors", "clock", "plain_file"),
     ("states",),
     ("jobs",),
     ("config", "identity"),

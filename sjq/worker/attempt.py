@@ -64,7 +64,7 @@ class Attempts:
             _say_start(lease)
             self.in_flight.running(lease, task)
             end = self.executor.run(task)
-            outcome = judge(lease.message, end, record.output.read_bytes, self.root, complaint=record.complaint())
+            outcome = judge(lease.message, end, record.returned, self.root, complaint=record.complaint())
             if end.killed and outcome.state is not State.SUCCEEDED:
                 outcome = released("its worker was stopped")
             else:

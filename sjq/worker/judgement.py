@@ -11,8 +11,10 @@ import msgspec
 from sjq.errors import MessageError, UsageError
 from sjq.executors.base import Exit
 from sjq.jobs import MOST_NEXT_JOBS, Message, Outcome, check_topic, failed, json_fault, succeeded
+from sjq.plain_file import read_plain
 from sjq.states import Reason
 
+EXIT_TEMPFAIL = 75
 _FORM = 'an output is {"data": ...}, with "next_topic", "next_topics" or "next" beside it where jobs follow'
 
 
@@ -48,6 +50,8 @@ def judge(message: Message, end: Exit, read_output: Callable[[], bytes], root: P
         return failed(Reason.LOST, f"{end.error}, through no fault that sjq could see: sjq retry runs it again")
     if end.signal is not None:
         return failed(Reason.SIGNAL, f"killed by {_signal_name(end.signal)}")
+    if end.exit_code == EXIT_TEMPFAIL:
+        return failed(Reason.EXIT, f"exit code {EXIT_TEMPFAIL} asks for another try, which is not built yet")
     if end.exit_code != 0:
         return failed(Reason.EXIT, f"exit code {end.exit_code}{complaint and f': {complaint}'}")
     try:
@@ -106,7 +110,7 @@ def _next_job(message: Message, item: _Next, index: int, root: Path) -> Message:
             raise _BadOutput(f'its output asks for a "{name}" at next[{index}], which is not supported yet')
     try:
         check_topic(item.topic)
-        attachment = None if item.attachment is None else (root / item.attachment).read_bytes()
+        attachment = None if item.attachment is None else read_plain(root / item.attachment, follow=True)
     except (UsageError, MessageError) as error:
         raise _BadOutput(f"its output names a next topic that cannot be: {error}") from None
     except (OSError, ValueError) as error:

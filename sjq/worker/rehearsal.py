@@ -15,6 +15,7 @@ from sjq.executors import launch
 from sjq.executors.base import Exit, Runtime, Task
 from sjq.executors.runtimes import Runtimes
 from sjq.jobs import Message, Outcome
+from sjq.plain_file import read_plain
 from sjq.topics import Topic
 from sjq.worker.judgement import judge
 
@@ -41,8 +42,8 @@ def rehearse(
     with TemporaryDirectory(prefix="sjq-dev-") as folder:
         task = _task(Path(folder), runtime, message, attempt)
         end = _run(task, config.root)
-        outcome = judge(message, end, task.output.read_bytes, config.root)
-        output = task.output.read_bytes() if task.output.exists() else None
+        outcome = judge(message, end, lambda: read_plain(task.output), config.root)
+        output = task.output.read_bytes() if task.output.is_file() else None
     return Rehearsal(outcome=outcome, output=output, elapsed_s=end.elapsed_s)
 
 

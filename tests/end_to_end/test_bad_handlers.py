@@ -32,6 +32,15 @@ FAILING = {
         "output",
         "'gone'",
     ),
+    "makes a pipe": ("import os, sys\nos.mkfifo(sys.argv[4])", "output", "a named pipe, and no plain file"),
+    "makes a folder": ("import os, sys\nos.mkdir(sys.argv[4])", "output", "a folder, and no plain file"),
+    "makes a link": ("import os, sys\nos.symlink('/dev/zero', sys.argv[4])", "output", "a symbolic link, and no plain"),
+    "attaches what never ends": (
+        WRITES.format(output='{"data": 1, "next": [{"topic": "a", "data": 1, "attachment": "/dev/zero"}]}'),
+        "output",
+        "a device, and no plain file",
+    ),
+    "asks for another try": ("raise SystemExit(75)", "exit", "asks for another try, which is not built yet"),
     "does not load": ("def f(:\n    pass", "exit", "exit code 1"),
     "has two": ("import sjq\n@sjq.job\ndef one(data): pass\n@sjq.job\ndef two(data): pass", "exit", "exit code 1"),
     "raises several lines": ("raise ValueError('why\\nit is\\nso')", "exit", "exit code 1: ValueError: why"),
@@ -57,11 +66,19 @@ def test_every_way_to_fail_has_its_reason_and_none_stops_the_worker(project: Pro
         assert record["next_job_ids"] == [], name
         shown = project.show(jobs[topic])
         assert shown["reason"] == record["reason"], name
-        if code == "exit" and name != "exits":
+        if code == "exit" and "SystemExit" not in FAILING[name][0]:
             assert record["stderr"], name
     assert project.metadata(good)["state"] == "succeeded"
     listed = project.sjq("list", "--state", "failed").stdout
     assert all(job_id in listed for job_id in jobs.values())
+
+
+def test_a_handler_that_removes_the_records_fails_and_is_recorded(project: Project) -> None:
+    project.topic("t", "import shutil\nshutil.rmtree('job_data')")
+    job_id = project.create("t", 1)
+    project.burst()
+    assert project.metadata(job_id)["reason"]["code"] == "output"
+    assert project.names() == {f"{job_id}-metadata.json"}
 
 
 def test_failed_jobs_go_back_in_their_old_order_and_keep_their_history(project: Project) -> None:

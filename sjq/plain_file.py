@@ -1,0 +1,41 @@
+"""Opens what a job left: a plain file, and nothing that blocks, never ends, or points elsewhere."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+_KINDS = {
+    stat.S_IFBLK: "a device",
+    stat.S_IFCHR: "a device",
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+}
+
+
+def open_plain(path: Path, *, follow: bool = False) -> BinaryIO:
+    """Open a plain file for reading; raise FileNotFoundError, or OSError for what is no plain file.
+
+    A symbolic link is one only where it is to be followed.
+    """
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
+    try:
+        descriptor = os.open(path, flags)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise OSError(errno.ELOOP, "it is a symbolic link, and no plain file", str(path)) from None
+        raise
+    kind = stat.S_IFMT(os.fstat(descriptor).st_mode)
+    if kind == stat.S_IFREG:
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    raise OSError(errno.EINVAL, f"it is {_KINDS.get(kind, 'something else')}, and no plain file", str(path))
+
+
+def read_plain(path: Path, *, follow: bool = False) -> bytes:
+    """Return what a plain file holds; raises as `open_plain`."""
+    with open_plain(path, follow=follow) as file:
+        return file.read()
