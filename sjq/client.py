@@ -22,7 +22,7 @@ from sjq.brokers.base import Broker, Counts, Holder
 from sjq.clock import from_rfc3339
 from sjq.config import Config
 from sjq.errors import LockHeld, NoSuchJob, UsageError, WrongState
-from sjq.jobs import Job, JobEvent, check_id, check_topic, new_message, shown
+from sjq.jobs import Job, JobEvent, check_topic, new_message, shown
 from sjq.states import ENDED, Reason, State
 
 if TYPE_CHECKING:
@@ -141,7 +141,8 @@ class Client:
 
     def resolve(self, prefix: str) -> str:
         """Return the one id that is `prefix` or starts with it. Raises NoSuchJob, or UsageError when several do."""
-        check_id(prefix)
+        if not prefix or "\0" in prefix:
+            raise UsageError(f"{prefix!r} is the beginning of no id: name at least one character of it")
         if self.broker.get(prefix) is not None or self.records.metadata(prefix) is not None:
             return prefix
         found = set(self.broker.find(prefix, _FEW + 1)) | set(self._recorded_ids(prefix, _FEW + 1))
@@ -255,9 +256,10 @@ class Client:
         holders = self.broker.holders([check_topic(topic) for topic in topics] or self.broker.topics())
         alive = [holder for holder in holders if holder.expires and not identity.is_dead(holder.facts)]
         if alive and not force:
+            since = f", since {shown(started)}" if (started := alive[0].facts.get("started")) else ""
             raise LockHeld(
-                f"topic {alive[0].topic!r} is held by worker {alive[0].worker}, which lives"
-                f"{f', since {since}' if (since := alive[0].facts.get('started')) else ''}; stop it, or use --force"
+                f"topic {alive[0].topic!r} is held by worker {shown(alive[0].worker)}, which lives{since}; "
+                "stop it, or use --force"
             )
         return [holder for holder in holders if self.broker.unlock(holder)]
 

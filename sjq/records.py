@@ -20,6 +20,7 @@ import shutil
 import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ import msgspec
 
 from sjq.jobs import Lease, id_from_bytes, id_to_bytes
 from sjq.plain_file import open_plain, read_plain
+from sjq.states import Reason, State
 
 LONGEST_NAME_BYTES = 120
 KEPT_OF_LONG_NAME = 80
@@ -162,13 +164,16 @@ class Record:
                 _put(self.own(kind), self.published(kind))
 
     def _is_later(self, published: Path) -> bool:
-        """Tell whether a published record is of a later attempt: ours ended long ago, and its worker was stopped."""
-        theirs, ours = _read_metadata(published), _read_metadata(self.own("metadata.json"))
-        return bool(theirs and ours and theirs["attempt"] > ours["attempt"])
+        """Tell whether a published record is of a later attempt: ours ended long ago, and its worker was stopped.
+
+        The numbers of attempts do not tell: they begin again for an id that was forgotten and pushed once more.
+        """
+        theirs = _read_metadata(published) or {"attempts": []}
+        return any(digest_of(str(earlier.get("fence"))) == self.digest for earlier in theirs["attempts"])
 
     def discard(self) -> None:
         """Remove what the attempt wrote."""
-        for kind in _OF_ATTEMPT:
+        for kind in KINDS:
             _remove(self.own(kind))
 
 
@@ -300,10 +305,41 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
 
 
+class _Why(msgspec.Struct):
+    code: Reason
+    why: str
+
+
+class _Metadata(msgspec.Struct):
+    """What is read of a metadata file: one that lacks any of it is nobody's record."""
+
+    job_id: str
+    parent_job_id: str | None
+    topic: str
+    state: State
+    attempt: int
+    end_time: datetime
+    elapsed_time: float
+    queued_time: float | None
+    exit_code: int | None
+    signal: int | None
+    reason: _Why | None
+    stdout: str
+    stderr: str
+    command: str
+    args: list[str]
+    next_job_ids: list[str]
+    worker: str
+    usage: dict[str, float] | None
+    attempts: list[dict[str, Any]]
+
+
 def _read_metadata(path: Path) -> dict[str, Any] | None:
     try:
-        return msgspec.json.decode(read_plain(path), type=dict[str, Any])
-    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
+        text = read_plain(path)
+        msgspec.json.decode(text, type=_Metadata)
+        return msgspec.json.decode(text, type=dict[str, Any])
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         return None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from importlib import import_module
+from io import TextIOWrapper
 from typing import NoReturn
 
 import click
@@ -73,6 +74,8 @@ def cli(ctx: click.Context, debug: bool) -> None:
     The project is the current directory: handlers in topics/, records in job_data/, settings in config.json.
     """
     ctx.obj = debug
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a folder's name or a worker's may be no UTF-8
 
 
 def main() -> NoReturn:

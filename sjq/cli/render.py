@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from sjq import clock
-from sjq.jobs import Job, id_to_bytes, shown
+from sjq.jobs import Job, shown
 from sjq.states import State
 
 _COLOURS = {
@@ -40,8 +40,20 @@ def raw(content: bytes) -> None:
 
 
 def json(value: object) -> None:
-    """Print a value as JSON, indented for people and fit for programs."""
-    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))
+    """Print a value as JSON, indented for people and fit for programs; what is no UTF-8 stands in it escaped."""
+    try:
+        text = msgspec.json.encode(value)
+    except UnicodeEncodeError:
+        text = msgspec.json.encode(_encodable(value))
+    click.echo(msgspec.json.format(text, indent=2))
+
+
+def _encodable(value: object) -> object:
+    if isinstance(value, str):
+        return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    if isinstance(value, dict):
+        return {_encodable(key): _encodable(item) for key, item in value.items()}
+    return [_encodable(item) for item in value] if isinstance(value, list) else value
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -79,7 +91,7 @@ def age(since: float | None) -> str:
 def job_as_json(job: Job) -> dict[str, object]:
     """Return a job as `--json` shows it."""
     return {
-        "job_id": _text(job.job_id),
+        "job_id": job.job_id,
         "topic": job.topic,
         "state": job.state,
         "parent_job_id": job.parent_job_id,
@@ -91,14 +103,12 @@ def job_as_json(job: Job) -> dict[str, object]:
     }
 
 
-def _text(job_id: str) -> str:
-    """Return an id as JSON can hold it: exact, unless it is no UTF-8."""
-    return id_to_bytes(job_id).decode("utf-8", "backslashreplace")
-
-
 def jobs(found: Sequence[Job]) -> None:
     """Print a table of jobs; the last column takes what is left of the terminal's width."""
-    rows = [[shown(job.job_id), job.topic or "?", state(job.state), age(job.since), str(job.attempt)] for job in found]
+    rows = [
+        [shown(job.job_id), shown(job.topic or "?"), state(job.state), age(job.since), str(job.attempt)]
+        for job in found
+    ]
     heads = ["JOB", "TOPIC", "STATE", "SINCE", "ATTEMPT", "WHY"]
     taken = sum(max(len(click.unstyle(row[index])) for row in [heads, *rows]) + 2 for index in range(5))
     left = max(20, shutil.get_terminal_size((140, 24)).columns - taken)

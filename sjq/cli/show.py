@@ -38,17 +38,17 @@ def show(client: Client, job_id: str, *, as_json: bool) -> None:
 def _facts(client: Client, job: Job, metadata: Mapping[str, Any] | None) -> dict[str, str | None]:
     facts: dict[str, str | None] = {
         "job": shown(job.job_id),
-        "topic": job.topic or "?",
+        "topic": shown(job.topic or "?"),
         "state": render.state(job.state),
         "why": shown(job.why) if job.why else _held(client, job),
         "since": f"{render.age(job.since)} ago" if job.since else None,
         "attempt": str(job.attempt) if job.attempt else None,
-        "worker": job.worker,
+        "worker": None if job.worker is None else shown(job.worker),
         "input": _short(job.data),
     }
     if metadata is None:
         if elsewhere := _host_elsewhere(job):
-            facts["record"] = f"on {elsewhere}"
+            facts["record"] = f"on {shown(elsewhere)}"
         return facts
     output = client.records.read(job.job_id, "output.json")
     usage = metadata["usage"] or {}
@@ -130,7 +130,7 @@ def logs(client: Client, job_id: str) -> None:
     if not files and metadata is None:
         job = client.get(job_id)
         if elsewhere := _host_elsewhere(job):
-            raise NoSuchJob(f"the record of {shown(job_id)} is on {elsewhere}: run sjq logs there")
+            raise NoSuchJob(f"the record of {shown(job_id)} is on {shown(elsewhere)}: run sjq logs there")
         if job.attempt and job.state is not State.PROCESSING:
             raise NoSuchJob(f"what the last attempt of {shown(job_id)} printed went with its worker; it is {job.state}")
         raise NoSuchJob(f"job {shown(job_id)} is {job.state} and has not printed anything here yet")

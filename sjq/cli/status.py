@@ -9,6 +9,7 @@ import msgspec
 
 from sjq.cli import render
 from sjq.client import Client, TopicStatus
+from sjq.jobs import shown
 
 
 @click.command("status", short_help="Show how each topic does.")
@@ -28,7 +29,8 @@ def status_command(as_json: bool) -> None:
     _table(topics)
     for topic in topics:
         if topic.held:
-            render.line(f"\n{topic.topic} is held, its jobs wait:\n  " + "\n  ".join(topic.held.splitlines()))
+            why = "\n  ".join(shown(line) for line in topic.held.splitlines())
+            render.line(f"\n{shown(topic.topic)} is held, its jobs wait:\n  {why}")
 
 
 def _table(topics: Sequence[TopicStatus]) -> None:
@@ -51,4 +53,4 @@ def _table(topics: Sequence[TopicStatus]) -> None:
 def _served(topic: TopicStatus) -> str:
     if topic.worker is None:
         return "-" if topic.handled else "- (no handler here)"
-    return topic.worker + (" (dead)" if topic.dead else " (held)" if topic.held else "")
+    return shown(topic.worker) + (" (dead)" if topic.dead else " (held)" if topic.held else "")

@@ -10,6 +10,7 @@ import click
 
 from sjq.cli import render
 from sjq.config import duration
+from sjq.jobs import shown
 
 
 class _Seconds(click.ParamType[float]):
@@ -71,7 +72,7 @@ def unlock_command(topics: tuple[str, ...], force: bool) -> None:
     with Client() as client:
         freed = client.unlock(topics, force=force)
     for holder in freed:
-        since = f", since {started}" if (started := holder.facts.get("started")) else ""
-        render.line(f"{holder.topic} was held by {holder.worker}{since}")
+        since = f", since {shown(started)}" if (started := holder.facts.get("started")) else ""
+        render.line(f"{shown(holder.topic)} was held by {shown(holder.worker)}{since}")
     if not freed:
         render.talk("nothing was locked")

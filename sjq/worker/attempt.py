@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections import Counter
 from collections.abc import Mapping
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sjq.brokers.base import Broker
-from sjq.errors import BrokerDown, Error, LeaseLost
+from sjq.errors import BrokerDown, ConfigError, Error, LeaseLost
 from sjq.executors.base import Executor, Exit, Runtime, Task
 from sjq.jobs import Lease, Outcome, failed, released, shown
 from sjq.records import Record, Records
@@ -91,7 +92,8 @@ class Attempts:
 
     def _give_up(self, lease: Lease, record: Record, why: str) -> None:
         """Send the job back unharmed."""
-        record.discard()
+        with contextlib.suppress(OSError):  # what cannot be removed now is no reason to keep the job
+            record.discard()
         self._settle(lease, released(why))
         _log.info(
             "%s: %s released: %s",
@@ -108,21 +110,21 @@ class Attempts:
         except (BrokerDown, LeaseLost):
             raise
         except Error as error:
-            outcome = failed(Reason.OUTPUT, f"its end could not be settled: {error}")
-            reason = {"code": outcome.reason, "why": outcome.why}
-            record.seal({**told, "state": outcome.state, "reason": reason, "next_job_ids": []})
-            self._settle(lease, outcome)
+            failure = failed(Reason.OUTPUT, f"its end could not be settled: {error}")
+            reason = {"code": failure.reason, "why": failure.why}
+            record.seal({**told, "state": failure.state, "reason": reason, "next_job_ids": []})
+            if self._settle(lease, failure):
+                return failure
+            record.seal(told)  # the broker had taken the first one after all
         return outcome
 
-    def _settle(self, lease: Lease, outcome: Outcome) -> None:
-        """Settle, however long the broker is away: the outcome is known, and the record is sealed."""
+    def _settle(self, lease: Lease, outcome: Outcome) -> bool:
+        """Settle, however long the broker is away or refuses us: the outcome is known, and the record is sealed."""
         while True:
             try:
-                self.broker.settle(lease, outcome)
-            except BrokerDown:
-                self.heartbeat.wait_for_broker()
-            else:
-                return
+                return self.broker.settle(lease, outcome)
+            except (BrokerDown, ConfigError) as error:
+                self.heartbeat.wait_for_broker(str(error))
 
 
 def _task(lease: Lease, record: Record, runtime: Runtime) -> Task:

@@ -74,14 +74,20 @@ class Heartbeat:
             was_away = self._was_away
         return not was_away or self.connected_for_s() >= self._lease_s
 
-    def wait_for_broker(self) -> None:
-        """Report that the broker did not answer, and wait until it does. Raises BrokerDown when the worker ends."""
+    def wait_for_broker(self, why: str) -> None:
+        """Report that the broker did not answer, or refuses us, and wait until the heartbeat is answered.
+
+        Waits a little in any case: it may answer the heartbeat, and no other call. Raises BrokerDown when the worker
+        ends meanwhile.
+        """
         with self._changed:
-            self._lost("a call was not answered")
+            self._lost(why)
             self._due = True
             self._changed.notify_all()
             self._changed.wait_for(lambda: self._connected_since is not None or self._gave_up)
-            if self._connected_since is None:
+            if self._connected_since is not None:
+                self._changed.wait_for(lambda: self._gave_up, LONGEST_RETRY_S / 2)
+            if self._gave_up:
                 raise BrokerDown("the broker did not come back before the worker ended")
 
     def beat_now(self) -> None:

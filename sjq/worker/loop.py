@@ -14,9 +14,10 @@ import sjq
 from sjq import clock, identity
 from sjq.brokers.base import Broker, Holder, Wakeup
 from sjq.config import Config
-from sjq.errors import BrokerDown, LockHeld
+from sjq.errors import BrokerDown, ConfigError, LockHeld
 from sjq.executors.local import LocalExecutor
 from sjq.identity import WorkerIdentity
+from sjq.jobs import shown
 from sjq.records import Records
 from sjq.states import State
 from sjq.topics import Topic, find_topic, find_topics
@@ -147,7 +148,7 @@ class Worker:
         waiting = sorted(name for name, gate in self._gates.items() if not gate.locked and name not in self._cut_off)
         further = f"; stands by for {', '.join(waiting)}, which other workers hold" if waiting else ""
         for name, worker in self._cut_off.items():
-            further += f"; waits up to {self._lease_s:g} s for {worker}, which is silent and has jobs of {name}"
+            further += f"; waits up to {self._lease_s:g} s for {shown(worker)}, which is silent and has jobs of {name}"
         extra = {"event": "worker_started", "worker": self.id}
         _log.info("worker %s serves %s%s", self.id, served, further, extra=extra)
 
@@ -169,7 +170,7 @@ class Worker:
             if waited_for := [*(holder.worker for holder in left), *cut_off.values()]:
                 if not said:
                     said = True
-                    _log.info("waiting for what worker %s left", waited_for[0], extra={"event": "waiting"})
+                    _log.info("waiting for what worker %s left", shown(waited_for[0]), extra={"event": "waiting"})
                 self._pause(BEAT_S)
 
     def _add(self, topic: Topic, *, locked: bool) -> None:
@@ -217,16 +218,17 @@ class Worker:
         wanted = {name: gate for name, gate in self._gates.items() if not gate.locked}
         self._cut_off = self._recovery.cut_off(wanted)
         for name, gate in wanted.items():
-            if name in self._cut_off:
-                continue
-            held = self._broker.lock([name], self.id, self._lease_s)
-            if held and not self._recovery.free(held):
-                held = self._broker.lock([name], self.id, self._lease_s)
-            if not held:
+            if name not in self._cut_off and self._lock(name):
                 self._recovery.recover([gate.topic])  # first, so that what was lost is taken before what waits
                 gate.locked = True
                 if self._wakeup:
                     self._wakeup.poke()
+
+    def _lock(self, topic: str) -> bool:
+        held = self._broker.lock([topic], self.id, self._lease_s)
+        if held and not self._recovery.free(held):
+            held = self._broker.lock([topic], self.id, self._lease_s)
+        return not held
 
     def _lose_locks(self, topics: Collection[str]) -> None:
         for name in topics:
@@ -259,8 +261,8 @@ class Worker:
                     self._care()
                 if self._options.burst and self._done():
                     return
-            except BrokerDown:
-                pass  # the heartbeat says so, and brings it back
+            except (BrokerDown, ConfigError):
+                pass  # away, or refusing us: the heartbeat says so, and brings it back
             except Exception:  # noqa: BLE001 - running jobs are worth more than an early end; it is tried again
                 _log.exception("a fault in sjq itself", extra={"event": "fault"})
             self._pause(BEAT_S)
@@ -314,7 +316,7 @@ class Worker:
             self._wakeup.close()
         try:
             self._broker.leave(self.id, self._locked())
-        except BrokerDown as error:
+        except (BrokerDown, ConfigError) as error:
             _log.warning("the broker is away: the locks free themselves (%s)", error, extra={"event": "cut_off"})
         if self._slots:
             _log.info("worker %s ended", self.id, extra={"event": "worker_ended", "worker": self.id})
@@ -345,7 +347,7 @@ def _held_by(holders: Collection[Holder]) -> str:
     described = []
     for holder in holders:
         if holder.expires:
-            described.append(f"topic {holder.topic!r} is held by worker {holder.worker}")
+            described.append(f"topic {holder.topic!r} is held by worker {shown(holder.worker)}")
         else:
             described.append(
                 f"topic {holder.topic!r} is locked by {holder.worker!r} without expiry, as an older sjq did; if that "

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sjq import identity
 from sjq.brokers.base import Broker, Holder
-from sjq.errors import LeaseLost
+from sjq.errors import BrokerDown, Error, LeaseLost, WrongState
 from sjq.jobs import released, shown, worker_of
 from sjq.records import Records, Unpublished, digest_of
 from sjq.states import State
@@ -47,24 +47,33 @@ class Recovery:
         suspects = self._broker.suspects([topic.name for topic in topics])
         found = 0
         for topic in topics:
-            if self._worker in suspects.get(topic.name, {}):
-                self._release_strays(topic)
-            dead, expired = self._gone(suspects.get(topic.name, {}))
-            if not dead and not expired:
-                continue
-            for job in self._broker.recover(topic.name, dead=dead, expired=expired, losses=topic.policy.losses):
-                found += 1
-                again = "waits again" if job.state is State.INCOMING else "was lost too often and is failed"
-                _log.warning(
-                    "%s %s: its worker %s is gone",
-                    shown(job.job_id),
-                    again,
-                    job.worker or "(unknown)",
-                    extra={"event": "recovered", "job": job.job_id},
-                )
+            try:
+                found += self._recover(topic, suspects.get(topic.name, {}))
+            except BrokerDown:
+                raise
+            except Error as error:  # something of another program in this topic's place; the others do not wait
+                _log.warning("%s: what dead workers left of it cannot be taken back: %s", topic.name, error)
         if found:
             self.repair_records()
         return found
+
+    def _recover(self, topic: Topic, suspects: Mapping[str, Mapping[str, str]]) -> int:
+        if self._worker in suspects:
+            self._release_strays(topic)
+        dead, expired = self._gone(suspects)
+        if not dead and not expired:
+            return 0
+        jobs = self._broker.recover(topic.name, dead=dead, expired=expired, losses=topic.policy.losses)
+        for job in jobs:
+            again = "waits again" if job.state is State.INCOMING else "was lost too often and is failed"
+            _log.warning(
+                "%s %s: its worker %s is gone",
+                shown(job.job_id),
+                again,
+                shown(job.worker) or "(unknown)",
+                extra={"event": "recovered", "job": job.job_id},
+            )
+        return len(jobs)
 
     def _release_strays(self, topic: Topic) -> None:
         """Release what is leased to us at two looks in a row and runs nowhere.
@@ -127,7 +136,7 @@ class Recovery:
         if not attempts and not files:
             return
         alive = {worker for worker, facts in self._broker.workers().items() if not is_gone(facts)}
-        published = {attempt.job_id for attempt in attempts if self._repair(attempt, alive) and attempt.job_id}
+        published = {attempt.job_id for attempt in attempts if self._repaired(attempt, alive) and attempt.job_id}
         for file in files:
             published |= {job_id for job_id in file.job_ids if self._was_published(job_id, file.worker)}
         if published:
@@ -136,13 +145,23 @@ class Recovery:
             if file.worker not in alive:
                 file.path.unlink(missing_ok=True)
 
+    def _repaired(self, attempt: Unpublished, alive: Collection[str]) -> bool:
+        """Repair one attempt; one that cannot be is reported, and keeps nothing else from being repaired."""
+        try:
+            return self._repair(attempt, alive)
+        except BrokerDown:
+            raise
+        except (Error, OSError) as error:
+            _log.warning("the files of an attempt of %s are kept as they are: %s", shown(attempt.name), error)
+            return False
+
     def _repair(self, attempt: Unpublished, alive: Collection[str]) -> bool:
         """Put the files of one attempt right; tell whether they were published now."""
         job = None if attempt.job_id is None else self._broker.get(attempt.job_id)
         if job is None:
             _log.warning(
                 "%s has files of an attempt, but the broker does not know the job: they are kept",
-                attempt.name,
+                shown(attempt.name),
                 extra={"event": "unknown_record"},
             )
         elif not job.fence or digest_of(job.fence) != attempt.digest:
@@ -158,7 +177,10 @@ class Recovery:
 
     def _was_published(self, job_id: str, worker: str) -> bool:
         """Tell whether a dead worker's attempt succeeded, so that its stub waits for nothing but a confirmation."""
-        job = self._broker.get(job_id)
+        try:
+            job = self._broker.get(job_id)
+        except WrongState:
+            return False
         return job is not None and job.state is State.SUCCEEDED and worker_of(job.fence or "") == worker
 
 

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 
 from sjq.brokers.base import Broker, Wakeup
-from sjq.errors import BrokerDown, EnvironmentFailed
+from sjq.errors import BrokerDown, ConfigError, EnvironmentFailed, Error
 from sjq.executors.base import Runtime
 from sjq.jobs import Lease, Malformed, make_fence, shown
 from sjq.worker.attempt import Attempts
@@ -65,7 +65,7 @@ class Slot:
                     self._nap(mark)
             if self._published:
                 self._broker.confirm(self._published)
-        except BrokerDown as error:
+        except (BrokerDown, ConfigError) as error:
             # Only when the worker ends while the broker is away: what is open is recovered later.
             _log.warning("ended while the broker is away: %s", error, extra={"event": "cut_off"})
         finally:
@@ -76,8 +76,11 @@ class Slot:
         """Outlive a fault of our own: the topic is held, and other topics do not wait."""
         try:
             return self._step()
-        except BrokerDown:
+        except (BrokerDown, ConfigError):
             raise
+        except Error as error:  # something of another program stands in this topic's place
+            self.gate.hold(str(error))
+            return False
         except Exception as error:  # noqa: BLE001 - the outermost loop
             _log.exception("a fault in sjq itself", extra={"event": "fault", "topic": self.gate.topic.name})
             self.gate.hold(f"a fault in sjq itself: {error!r}")
@@ -129,8 +132,8 @@ class Slot:
         while True:
             try:
                 taken = self._broker.take(topic, worker, fence, published=self._published, again=again)
-            except BrokerDown:
-                self._heartbeat.wait_for_broker()
+            except (BrokerDown, ConfigError) as error:
+                self._heartbeat.wait_for_broker(str(error))
                 again = True
             else:
                 self._published.clear()

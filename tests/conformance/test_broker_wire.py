@@ -8,7 +8,6 @@ import pytest
 from servers import Wire
 
 from sjq.brokers.base import Broker
-from sjq.errors import Error
 from sjq.jobs import Malformed, succeeded
 from sjq.states import Reason, State
 
@@ -219,36 +218,3 @@ def test_an_attachment_that_the_message_does_not_name_is_not_handed_over(broker:
     assert lease.message.attachment is None
     assert broker.settle(lease, succeeded())
     assert not wire("EXISTS", "job_attachment:a")
-
-
-@pytest.mark.parametrize("kind", ["job_data", "job_state", "job_attachment"])
-def test_a_key_of_a_wrong_type_does_not_stop_the_queue(broker: Broker, wire: Wire, kind: str) -> None:
-    """Jobs behind the one that somebody spoilt are taken, and people can look at it and forget it."""
-    wire.push(TOPIC, "a", '{"data": 1, "attachment": true}' if kind == "job_attachment" else '{"data": 1}')
-    wire.push(TOPIC, "b", '{"data": 1}')
-    wire("DEL", f"{kind}:a")
-    wire("SET" if kind == "job_state" else "RPUSH", f"{kind}:a", "spoilt")
-    hand = Hand(broker)
-    assert waiting(broker) == ["a", "b"]
-    assert broker.get("a") is not None
-    first = hand.take()
-    if kind == "job_state":
-        assert not isinstance(first, Malformed)
-    else:
-        assert isinstance(first, Malformed)
-        assert "a" in [one.job_id for one in broker.list(TOPIC, State.FAILED)]
-        assert broker.delete(["a"]) == ["a"]
-    assert hand.lease().job_id == "b"
-
-
-@pytest.mark.litters("a queue that is no list")
-@pytest.mark.parametrize("queue", ["incoming", "processing"])
-def test_a_queue_of_a_wrong_type_is_an_error_of_ours(broker: Broker, wire: Wire, queue: str) -> None:
-    wire("SET", f"{queue}:{TOPIC}", "spoilt")
-    wire.push("fine", "b", '{"data": 1}')
-    if queue == "processing":
-        wire.push(TOPIC, "a", '{"data": 1}')
-    with pytest.raises(Error, match=queue):
-        Hand(broker).take()
-    assert wire.ids(f"incoming:{TOPIC}") == [b"a"] if queue == "processing" else True
-    assert Hand(broker).drain("fine") == ["b"]

@@ -23,6 +23,8 @@ from sjq.jobs import Lease, failed, id_from_bytes, make_fence, succeeded
 from sjq.records import Records, file_name
 from sjq.states import Reason, State
 
+from .told import told
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
@@ -76,17 +78,7 @@ def record(records: Records, job_id: str, *, topic: str = "t", state: str = "suc
     """Write what a worker would leave of a job."""
     records.folder.mkdir(exist_ok=True)
     reason = None if state == "succeeded" else {"code": "exit", "why": "it was too much"}
-    metadata: dict[str, Any] = {
-        "job_id": job_id,
-        "parent_job_id": None,
-        "topic": topic,
-        "state": state,
-        "attempt": 1,
-        "end_time": "2026-11-21T23:15:03.000000Z",
-        "worker": WORKER,
-        "reason": reason,
-        "next_job_ids": ["x", "y"],
-    }
+    metadata = told(job_id, topic=topic, state=state, worker=WORKER, reason=reason, next_job_ids=["x", "y"])
     (records.folder / f"{file_name(job_id)}-metadata.json").write_text(json.dumps(metadata))
     (records.folder / f"{file_name(job_id)}-input.json").write_bytes(data)
 
@@ -229,7 +221,7 @@ def test_an_id_may_be_shortened_as_long_as_it_is_one(client: Client) -> None:
     assert other in str(several.value)
     with pytest.raises(NoSuchJob, match="no job starts with x"):
         client.resolve("x")
-    with pytest.raises(MessageError):
+    with pytest.raises(UsageError):
         client.resolve("")
 
 

@@ -19,6 +19,8 @@ from sjq import records
 from sjq.jobs import Lease, Message, id_from_bytes
 from sjq.records import KINDS, SHOWN_BYTES, Record, Records, Unpublished, digest_of, file_name
 
+from .told import told
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -135,14 +137,14 @@ def test_an_attempt_from_its_beginning_to_its_publishing(tmp_path: Path) -> None
         *(f"job-{kind}.{DIGEST}" for kind in ("output.json", "stdout.log", "stderr.log")),
     }
 
-    record.seal({"job_id": "job", "stdout": "out"})
+    record.seal(told(stdout="out"))
     assert kept.metadata("job") is None
     assert kept.names() == []
     assert list(kept.unpublished()) == [Unpublished("job", DIGEST, "job", sealed=True)]
 
     record.publish()
     assert set(listing(kept.folder)) == {"job-input.json", "job-attachment.bin", "job-output.json", "job-metadata.json"}
-    assert kept.metadata("job") == kept.by_name("job") == {"job_id": "job", "stdout": "out"}
+    assert kept.metadata("job") == kept.by_name("job") == told(stdout="out")
     assert kept.names() == ["job"]
     assert kept.read("job", "output.json") == b"{}"
     assert kept.read("job", "stdout.log") is None
@@ -207,7 +209,7 @@ def test_a_folder_that_is_not_there_is_empty(tmp_path: Path) -> None:
     assert kept.logs("a") == {}
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b'{"job_id": "jo', b"[]", b"5", b"\xff"])
+@pytest.mark.parametrize("content", [b"", b"{", b'{"job_id": "jo', b"[]", b"5", b"\xff", b"{}", b'{"job_id": "job"}'])
 def test_metadata_that_is_not_whole_is_none(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "job-metadata.json").write_bytes(content)
     (tmp_path / f"job-metadata.json.{DIGEST}").write_bytes(content)
@@ -222,7 +224,7 @@ def test_unpublished_attempts_are_told_apart(tmp_path: Path) -> None:
     for job_id, fence in (("a", "w.1"), ("a", "w.2"), ("a-output.json", "w.1"), (".b é", "w.1"), (long, "w.1")):
         kept.of(lease(job_id, fence)).output.touch()
     sealed = kept.of(lease(long, "w.2"))
-    sealed.seal({"job_id": long})
+    sealed.seal(told(long))
     for other in ("a-output.json", "README", "a-output.json.x", f"a-files.{DIGEST}", f"a-output.json.{DIGEST}.tmp"):
         (tmp_path / other).touch()
     found = {(attempt.digest, attempt.job_id, attempt.sealed) for attempt in kept.unpublished()}
@@ -305,7 +307,7 @@ def sealed_output(folder: Path, content: bytes) -> tuple[str, bool]:
     record = Record(folder, "job", DIGEST, attached=False)
     record.stdout.write_bytes(content)
     shown, _ = record.printed()
-    record.seal({"stdout": shown})
+    record.seal(told(stdout=shown))
     record.publish()
     kept = record.published("stdout.log")
     if kept.exists():
@@ -389,7 +391,8 @@ def seal(folder: Path, number: int, left: tuple[bool, bool, bool]) -> Record:
     for kind, there in zip(("output.json", "stdout.log", "stderr.log"), left, strict=True):
         if there:
             record.own(kind).write_bytes(b"%d" % number * (SHOWN_BYTES + 1))
-    record.seal({"job_id": "job", "attempt": number})
+    earlier = [{"attempt": before, "fence": f"w.{before}"} for before in range(1, number)]
+    record.seal(told(attempt=number, attempts=earlier))
     return record
 
 
@@ -494,3 +497,31 @@ def test_an_attempt_without_output_leaves_none_of_an_earlier_one(tmp_path: Path)
     seal(tmp_path, 1, (True, True, True)).publish()
     seal(tmp_path, 2, (False, False, False)).publish()
     assert attempts_of(tmp_path) == {"metadata.json": 2}
+
+
+def test_the_record_of_an_earlier_life_of_the_id_is_replaced(tmp_path: Path) -> None:
+    """Its attempts were counted further: it was forgotten, and the id was pushed again."""
+    seal(tmp_path, 3, (False, True, False)).publish()
+    again = Record(tmp_path, "job", digest_of("w.9"), attached=False)
+    again.output.write_bytes(b"9")
+    again.seal(told(attempt=1))
+    again.publish()
+    metadata = Records(tmp_path).metadata("job")
+    assert metadata
+    assert (metadata["attempt"], listing(tmp_path)["job-output.json"]) == (1, b"9")
+    assert {path.name for path in tmp_path.iterdir()} == {"job-output.json", "job-metadata.json"}
+
+
+@pytest.mark.parametrize("kind", ["output.json", "stdout.log", "metadata.json"])
+def test_a_folder_in_the_place_of_a_file_is_in_nobodys_way(tmp_path: Path, kind: str) -> None:
+    record = Record(tmp_path, "job", DIGEST, attached=False)
+    for name in (record.own(kind), record.published(kind)):
+        (name / "more").mkdir(parents=True)
+    record.seal(told())
+    record.publish()
+    assert Records(tmp_path).metadata("job") == told()
+    (tmp_path / f"job-{kind}.{DIGEST}" / "more").mkdir(parents=True)
+    for attempt in Records(tmp_path).unpublished():
+        Records(tmp_path).discard(attempt)
+    assert Records(tmp_path).metadata("job") == told()
+    assert not record.own(kind).exists()

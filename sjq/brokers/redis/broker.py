@@ -8,7 +8,7 @@ import msgspec
 
 from sjq.brokers.base import Holder, Pulse, Recovered, Wakeup
 from sjq.brokers.redis.connection import Server
-from sjq.brokers.redis.inspection import Inspection, literal
+from sjq.brokers.redis.inspection import Inspection, literal, number
 from sjq.brokers.redis.keys import STUB_SECONDS, Keys
 from sjq.brokers.redis.scripts import Argument
 from sjq.brokers.redis.wakeup import open_wakeup
@@ -18,6 +18,8 @@ from sjq.states import Reason, State
 
 MOST_JOBS_PER_CALL = 500
 MOST_BYTES_PER_CALL = 4 << 20
+MOST_BYTES_OF_JOBS = 512 << 20
+"""What one call may carry: a server takes no longer text, and of all that waits to be read, twice as much."""
 
 
 class RedisBroker(Inspection):
@@ -126,8 +128,8 @@ class RedisBroker(Inspection):
             topics_n=len(topics),
         )
         return Pulse(
-            lost_locks=frozenset(topic.decode() for topic in lost_locks),
-            lost_leases=frozenset(fence.decode() for fence in lost_leases),
+            lost_locks=frozenset(map(id_from_bytes, lost_locks)),
+            lost_leases=frozenset(map(id_from_bytes, lost_leases)),
         )
 
     def leave(self, worker: str, topics: Collection[str]) -> None:
@@ -138,13 +140,13 @@ class RedisBroker(Inspection):
         """Return the hash of every worker."""
         prefix = self.keys.worker("")
         found = self.scan(literal(prefix.encode()) + b"*")
-        names = [name.decode("utf-8", "replace").removeprefix(prefix) for name in found]
+        names = [id_from_bytes(name).removeprefix(prefix) for name in found]
         return {worker: facts for worker, facts in self._facts(names).items() if facts}
 
     def lock(self, topics: Collection[str], worker: str, lease_s: float) -> Sequence[Holder]:
         """Set all locks in one script call, or none."""
         while held := self.server.run("lock", topics, worker=worker, lease_ms=_ms(lease_s)):
-            if holders := self.holders([topic.decode() for topic in held]):
+            if holders := self.holders([id_from_bytes(topic) for topic in held]):
                 return holders
             # What was held went free before it could be named: an empty answer would mean that we have it.
         return []
@@ -157,9 +159,10 @@ class RedisBroker(Inspection):
         """Read the locks, and what is known of those who hold them."""
         ordered = list(topics)
         locks = [self.keys.lock(topic) for topic in ordered]
-        answers = self.server.ask_all((command, lock) for lock in locks for command in ("GET", "PTTL"))
+        commands = ((command, lock) for lock in locks for command in ("GET", "PTTL"))
+        answers = self.server.ask_all(commands, spoilt=True)
         held = {
-            topic: (value.decode("utf-8", "replace"), ttl != -1)
+            topic: ("another program" if isinstance(value, Exception) else id_from_bytes(value), ttl != -1)
             for topic, value, ttl in zip(ordered, answers[::2], answers[1::2], strict=True)
             if value is not None and ttl != -2  # it may expire between the two commands
         }
@@ -171,37 +174,44 @@ class RedisBroker(Inspection):
 
     def suspects(self, topics: Collection[str]) -> Mapping[str, Mapping[str, Mapping[str, str]]]:
         """Read whose jobs are in `processing`: three round trips, in time of the order of jobs in flight."""
-        ordered = list(topics)
-        lists = self.server.ask_all(("LRANGE", self.keys.processing(topic), 0, -1) for topic in ordered)
-        leased = [(topic, raw_id) for topic, ids in zip(ordered, lists, strict=True) for raw_id in ids]
+        leased = self._processing(topics)
         if not leased:
             return {}
-        states = (self.keys.job_state(id_from_bytes(raw_id)) for _, raw_id in leased)
+        states = (self.keys.job_state(job_id) for _, job_id in leased)
         answers = self.server.ask_all((("HGET", key, "worker") for key in states), spoilt=True)
-        workers = ["" if isinstance(name, Exception) else (name or b"").decode() for name in answers]
+        workers = ["" if isinstance(name, Exception) else id_from_bytes(name or b"") for name in answers]
         facts = self._facts(set(workers))
         found: dict[str, dict[str, Mapping[str, str]]] = {}
         for (topic, _), worker in zip(leased, workers, strict=True):
             found.setdefault(topic, {})[worker] = facts[worker]
         return found
 
+    def _processing(self, topics: Collection[str]) -> list[tuple[str, str]]:
+        """Return topic and id of all that is leased; a topic whose list is no list has nothing."""
+        ordered = list(topics)
+        lists = self.server.ask_all((("LRANGE", self.keys.processing(topic), 0, -1) for topic in ordered), spoilt=True)
+        return [
+            (topic, id_from_bytes(raw_id))
+            for topic, found in zip(ordered, lists, strict=True)
+            if not isinstance(found, Exception)
+            for raw_id in found
+        ]
+
     def leased(self, topics: Collection[str], worker: str) -> Sequence[Lease]:
         """Read `processing`, and whose each job is: two round trips."""
-        ordered = list(topics)
-        lists = self.server.ask_all(("LRANGE", self.keys.processing(topic), 0, -1) for topic in ordered)
-        ids = [(topic, id_from_bytes(raw_id)) for topic, found in zip(ordered, lists, strict=True) for raw_id in found]
+        ids = self._processing(topics)
         commands = (("HMGET", self.keys.job_state(job_id), "worker", "fence") for _, job_id in ids)
         answers = self.server.ask_all(commands, spoilt=True) if ids else []
         return [
             Lease(
                 message=Message(job_id=job_id, topic=topic, data=b"null"),
-                fence=answer[1].decode(),
+                fence=id_from_bytes(answer[1]),
                 attempt=0,
                 taken_at=0.0,
                 queued_s=None,
             )
             for (topic, job_id), answer in zip(ids, answers, strict=True)
-            if not isinstance(answer, Exception) and answer[0] == worker.encode() and answer[1]
+            if not isinstance(answer, Exception) and answer[0] == id_to_bytes(worker) and answer[1]
         ]
 
     def recover(
@@ -210,7 +220,7 @@ class RedisBroker(Inspection):
         """Take back in one script call, which looks again at those that are only thought to have expired."""
         answer = self.server.run("recover", [*dead, *expired], topic=topic, losses=losses, dead_n=len(dead))
         return [
-            Recovered(job_id=id_from_bytes(raw_id), worker=worker.decode(), state=State(state.decode()))
+            Recovered(job_id=id_from_bytes(raw_id), worker=id_from_bytes(worker), state=State(state.decode()))
             for raw_id, worker, state in zip(answer[::3], answer[1::3], answer[2::3], strict=True)
         ]
 
@@ -221,9 +231,11 @@ class RedisBroker(Inspection):
 
     def _facts(self, workers: Collection[str]) -> dict[str, dict[str, str]]:
         ordered = sorted(workers)
-        answers = self.server.ask_all(("HGETALL", self.keys.worker(worker)) for worker in ordered)
+        answers = self.server.ask_all((("HGETALL", self.keys.worker(worker)) for worker in ordered), spoilt=True)
         return {
-            worker: {name.decode(): value.decode("utf-8", "replace") for name, value in facts.items()}
+            worker: {}
+            if isinstance(facts, Exception)
+            else {id_from_bytes(name): id_from_bytes(value) for name, value in facts.items()}
             for worker, facts in zip(ordered, answers, strict=True)
         }
 
@@ -240,6 +252,12 @@ def _flat(messages: Sequence[Message]) -> list[Argument]:
         parent = id_to_bytes(message.parent_job_id or "")
         flat += [message.topic, id_to_bytes(message.job_id), parent, message.encode(), int(attached)]
         flat.append(message.attachment or b"")
+    size = sum(len(part) for part in flat if isinstance(part, bytes))
+    if size > MOST_BYTES_OF_JOBS:
+        raise MessageError(
+            f"{'its' if len(messages) == 1 else f'{len(messages)} jobs with their'} data and attachments have {size:,} "
+            f"bytes, and {MOST_BYTES_OF_JOBS:,} are the most: put what is large into a file, and its path into the data"
+        )
     return flat
 
 
@@ -266,7 +284,7 @@ def _attempts(history: bytes | None) -> tuple[Mapping[str, object], ...]:
 
 def _queued(message: Message, taken_at: float, since_ms: bytes | None) -> float | None:
     """Return how long a job waited: since it was sent back, or since its producer made it."""
-    if since_ms:
-        return max(0.0, taken_at - int(since_ms) / 1000)
+    if (since := number(since_ms)) is not None:
+        return max(0.0, taken_at - since / 1000)
     created_at = message.created_s
     return None if created_at is None else max(0.0, taken_at - created_at)

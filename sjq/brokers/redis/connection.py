@@ -12,7 +12,7 @@ from redis.driver_info import DriverInfo
 from redis.retry import Retry
 
 from sjq import __version__
-from sjq.brokers.redis.scripts import Argument, script
+from sjq.brokers.redis.scripts import Argument, as_read, script
 from sjq.config import without_password
 from sjq.errors import BrokerDown, ConfigError, Error
 
@@ -97,7 +97,8 @@ class Server:
 
     def ask(self, *command: Argument) -> Any:  # noqa: ANN401 - what a server answers depends on the command
         """Send one command that only looks."""
-        return self._answered(lambda: self._execute(*command), repeat=True)
+        name, *arguments = command
+        return self._answered(lambda: self._execute(name, *map(as_read, arguments)), repeat=True)
 
     def ask_all(
         self, commands: Iterable[tuple[Argument, ...]], *, at_once: bool = False, spoilt: bool = False
@@ -106,7 +107,7 @@ class Server:
 
         With `spoilt`, a key of a wrong type answers with its error in the list, and does not hide the others.
         """
-        ordered = list(commands)
+        ordered = [(name, *map(as_read, arguments)) for name, *arguments in commands]
 
         def call() -> list[Any]:
             with self.client.pipeline(transaction=at_once) as pipe:

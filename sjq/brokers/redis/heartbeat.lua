@@ -12,7 +12,7 @@ local first = tonumber(facts_n) + 1
 local last = tonumber(facts_n) + tonumber(topics_n)
 for i = first, last do
   local lock = key('lock', rest[i])
-  local holder = redis.call('GET', lock)
+  local holder = holder_of(rest[i])
   if not holder then
     redis.call('SET', lock, worker, 'PX', lease_ms)
   elseif holder == worker then
@@ -22,7 +22,7 @@ for i = first, last do
   end
 end
 for i = last + 1, #rest, 2 do
-  if redis.call('HGET', key('job_state', rest[i]), 'fence') ~= rest[i + 1] then
+  if redis.pcall('HGET', key('job_state', rest[i]), 'fence') ~= rest[i + 1] then
     lost_leases[#lost_leases + 1] = rest[i + 1]
   end
 end

@@ -83,8 +83,8 @@ class Inspection(Broker):
 
     def _pages(self, name: str, after: int = 0) -> Iterator[Sequence[str]]:
         while True:
-            raw_ids = self.server.ask("LRANGE", name, after, after + STEP - 1)
-            if not raw_ids:
+            (raw_ids,) = self.server.ask_all([("LRANGE", name, after, after + STEP - 1)], spoilt=True)
+            if not raw_ids or isinstance(raw_ids, Exception):
                 return
             yield [id_from_bytes(raw_id) for raw_id in raw_ids]
             after += STEP
@@ -105,7 +105,7 @@ class Inspection(Broker):
         found = set()
         for kind in ("incoming:", "processing:", "failed:", "stats:", "lock:"):
             start = f"{self.server.prefix}{kind}".encode()
-            found |= {name[len(start) :].decode("utf-8", "replace") for name in self.scan(literal(start) + b"*")}
+            found |= {id_from_bytes(name[len(start) :]) for name in self.scan(literal(start) + b"*")}
         return sorted(found)
 
     def counts(self, topics: Collection[str]) -> Sequence[Counts]:
@@ -116,12 +116,16 @@ class Inspection(Broker):
         for topic in ordered:
             lists = (keys.incoming(topic), keys.processing(topic), keys.failed(topic))
             commands += [*(("LLEN", name) for name in lists), ("HGETALL", keys.stats(topic))]
-        answers = iter(self.server.ask_all(commands, at_once=True))
+        answers = iter(self.server.ask_all(commands, at_once=True, spoilt=True))
         return [
             Counts(
                 topic=topic,
-                states={State.INCOMING: incoming, State.PROCESSING: processing, State.FAILED: failed},
-                totals={name.decode(): int(value) for name, value in stats.items()},
+                states={
+                    State.INCOMING: _length(incoming),
+                    State.PROCESSING: _length(processing),
+                    State.FAILED: _length(failed),
+                },
+                totals=_totals(stats),
             )
             for topic, incoming, processing, failed, stats in zip(ordered, *[answers] * 4, strict=True)
         ]
@@ -182,7 +186,9 @@ class Inspection(Broker):
         entries = self.server.ask("XRANGE", self.keys.events(), start, "+", "COUNT", limit)
         events = []
         for position, raw in entries:
-            fields = {name.decode(): id_from_bytes(value) for name, value in raw.items()}
+            fields = {id_from_bytes(name): id_from_bytes(value) for name, value in raw.items()}
+            if not fields.keys() >= {"event", "id", "topic"}:
+                continue  # somebody else's
             event, job_id, topic = fields.pop("event"), fields.pop("id"), fields.pop("topic")
             events.append(JobEvent(id=position.decode(), event=event, job_id=job_id, topic=topic, details=fields))
         return events
@@ -223,15 +229,15 @@ def _job(
     now: State = State.INCOMING,
 ) -> Job:
     raw = {} if isinstance(state, Exception) else state
-    fields = {name.decode(): value.decode("utf-8", "replace") for name, value in raw.items()}
-    since_ms = fields.get("end") or fields.get("taken" if fields.get("state") == "processing" else "since")
-    since = int(since_ms) / 1000 if since_ms else message.created_s if message else None
+    fields = {id_from_bytes(name): id_from_bytes(value) for name, value in raw.items()}
+    since_ms = number(fields.get("end") or fields.get("taken" if fields.get("state") == "processing" else "since"))
+    since = since_ms / 1000 if since_ms is not None else message.created_s if message else None
     return Job(
         job_id=job_id,
         topic=fields.get("topic") or topic or (message.topic if message else None) or None,
         state=_state(job_id, fields.get("state", now)),
         parent_job_id=message.parent_job_id if message else None,
-        attempt=int(fields.get("attempt", 0)),
+        attempt=number(fields.get("attempt")) or 0,
         created_at=message.created_at if message else None,
         since=since,
         worker=fields.get("worker"),
@@ -240,6 +246,20 @@ def _job(
         fence=fields.get("fence"),
         data=message.data if message else None,
     )
+
+
+def number(text: str | bytes | None) -> int | None:
+    """Return what the broker counted; None where nothing was, or somebody wrote something else there."""
+    return int(text) if text and text.isascii() and text.isdigit() and len(text) < 20 else None
+
+
+def _length(answer: int | Exception) -> int:
+    return 0 if isinstance(answer, Exception) else answer
+
+
+def _totals(stats: dict[bytes, bytes] | Exception) -> dict[str, int]:
+    raw = {} if isinstance(stats, Exception) else stats
+    return {id_from_bytes(name): number(value) or 0 for name, value in raw.items()}
 
 
 def _state(job_id: str, name: str) -> State:

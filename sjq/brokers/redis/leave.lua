@@ -4,6 +4,6 @@
 -- WRITES worker:<id> lock:<topic>
 redis.call('DEL', key('worker', worker))
 for i = 1, #topics do
-  if redis.call('GET', key('lock', topics[i])) == worker then redis.call('DEL', key('lock', topics[i])) end
+  if holder_of(topics[i]) == worker then redis.call('DEL', key('lock', topics[i])) end
 end
 return 1

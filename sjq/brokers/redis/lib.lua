@@ -22,14 +22,30 @@ local function must_note(...)
   for _, topic in ipairs({...}) do must_be('hash', prefix .. 'stats:' .. topic) end
 end
 
--- One event and its counter.
+-- Who holds a topic; a key of another program in the place of the lock holds it too, until somebody unlocks.
+local function holder_of(topic)
+  local holder = redis.pcall('GET', key('lock', topic))
+  return type(holder) == 'table' and 'another program' or holder
+end
+
+-- One event and its counter. Neither may stop a step half-way: a counter that is no number begins again, and a stream
+-- that somebody filled up to its last possible id takes nothing more.
 local function note(event, topic, id, ...)
   if length == '' then
-    redis.call('XADD', prefix .. 'events', '*', 'event', event, 'id', id, 'topic', topic, ...)
+    redis.pcall('XADD', prefix .. 'events', '*', 'event', event, 'id', id, 'topic', topic, ...)
   else
-    redis.call('XADD', prefix .. 'events', 'MAXLEN', '~', length, '*', 'event', event, 'id', id, 'topic', topic, ...)
+    redis.pcall('XADD', prefix .. 'events', 'MAXLEN', '~', length, '*', 'event', event, 'id', id, 'topic', topic, ...)
   end
-  redis.call('HINCRBY', prefix .. 'stats:' .. topic, event, 1)
+  local stats = prefix .. 'stats:' .. topic
+  if type(redis.pcall('HINCRBY', stats, event, 1)) == 'table' then redis.call('HSET', stats, event, 1) end
+end
+
+-- Count one more in a job's state; what is no number there begins again.
+local function count(state, field)
+  local counted = redis.pcall('HINCRBY', state, field, 1)
+  if type(counted) ~= 'table' then return counted end
+  redis.call('HSET', state, field, 1)
+  return 1
 end
 
 -- A job comes into being in `incoming`, unless it is there already or was.
@@ -44,8 +60,9 @@ end
 -- The entry of an ended attempt in the job's history; every value is ours and needs no escaping.
 local function remember(id, how, reason)
   local state = key('job_state', id)
-  local was = redis.call('HMGET', state, 'attempt', 'worker', 'taken', 'history')
-  local entry = string.format('{"attempt":%s,"end":"%s","reason":%s,"worker":"%s","taken_ms":%s,"ended_ms":%s}',
-    was[1] or '0', how, reason == '' and 'null' or '"' .. reason .. '"', was[2] or '', was[3] or 'null', now_ms())
-  redis.call('HSET', state, 'history', was[4] and was[4] .. ',' .. entry or entry)
+  local was = redis.call('HMGET', state, 'attempt', 'worker', 'fence', 'taken', 'history')
+  local entry = string.format(
+    '{"attempt":%s,"end":"%s","reason":%s,"worker":"%s","fence":"%s","taken_ms":%s,"ended_ms":%s}',
+    was[1] or '0', how, reason == '' and 'null' or '"' .. reason .. '"', was[2] or '', was[3] or '', was[4] or 'null', now_ms())
+  redis.call('HSET', state, 'history', was[5] and was[5] .. ',' .. entry or entry)
 end

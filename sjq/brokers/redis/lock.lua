@@ -5,7 +5,7 @@
 -- RETURNS the topics that somebody else holds; none of them means all are locked
 local held = {}
 for i = 1, #topics do
-  local holder = redis.call('GET', key('lock', topics[i]))
+  local holder = holder_of(topics[i])
   if holder and holder ~= worker then held[#held + 1] = topics[i] end
 end
 if #held == 0 then

@@ -18,7 +18,6 @@ for i = #ids, 1, -1 do
   local state = key('job_state', id)
   local kind = redis.call('TYPE', state).ok
   if kind ~= 'hash' and kind ~= 'none' then redis.call('DEL', state) end
-  if not tonumber(redis.call('HGET', state, 'losses') or '0') then redis.call('HDEL', state, 'losses') end
   local was = redis.call('HMGET', state, 'worker', 'state', 'fence')
   local worker = was[1] or ''
   if gone[worker] then
@@ -28,7 +27,7 @@ for i = #ids, 1, -1 do
     else
       local fence = was[3] or ''
       if was[2] then remember(id, 'lost', 'lost') end
-      local lost = worker ~= '' and redis.call('HINCRBY', state, 'losses', 1) or 0
+      local lost = worker ~= '' and count(state, 'losses') or 0
       redis.call('HSET', state, 'topic', topic, 'fence', '')
       local new = 'incoming'
       if lost >= tonumber(losses) then

@@ -21,6 +21,11 @@ Execute = Callable[..., object]
 _FOLDER = Path(__file__).parent
 
 
+def as_read(argument: Argument) -> Argument:
+    """Return text as it was read: what is no UTF-8 goes back to the server unchanged."""
+    return argument.encode("utf-8", "surrogateescape") if isinstance(argument, str) else argument
+
+
 class Script:
     """One transition."""
 
@@ -41,7 +46,8 @@ class Script:
         """Return what follows the digest in EVALSHA: one key for routing, and the arguments in their order."""
         if set(named) != set(self.names):
             raise TypeError(f"{self.name}.lua takes {', '.join(self.names)}; it was given {', '.join(named)}")
-        return [1, str(named["prefix"]) + "events", *(named[name] for name in self.names), *rest]
+        ordered = (*(named[name] for name in self.names), *rest)
+        return [1, str(named["prefix"]) + "events", *(as_read(argument) for argument in ordered)]
 
     def __call__(self, execute: Execute, rest: Iterable[Argument] = (), **named: Argument) -> object:
         """Run the transition; a server that lost its script cache is given the script again."""

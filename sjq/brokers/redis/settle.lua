@@ -31,7 +31,7 @@ elseif outcome == 'failed' then
 else
   remember(id, 'released', '')
   redis.call('HSET', state, 'state', 'incoming', 'since', ended)
-  redis.call('HINCRBY', state, 'interruptions', 1)
+  count(state, 'interruptions')
   redis.call('LPUSH', key('incoming', topic), id)
   note('released', topic, id, 'fence', fence, 'attempt', was[3], 'why', why)
 end

@@ -2,7 +2,7 @@
 -- One step, so that the id is always in a list, and leased to somebody while it is in `processing`. An id whose
 -- state is anything but none or incoming is dropped: it was pushed again. The stubs of published jobs start to expire.
 -- ARGV prefix length topic worker fence again stub_s published...
--- READS job_data:<id>  WRITES incoming:<topic> processing:<topic> job_state:<id> stats:<topic> events
+-- READS job_data:<id>  WRITES job_data:<id> job_attachment:<id> incoming:<topic> processing:<topic> job_state:<id> stats:<topic> events
 -- RETURNS false when nothing waits, 'more' when it only dropped, or
 --   {id, message, attempt, taken ms, waiting since ms, history}
 for i = 1, #published do
@@ -40,11 +40,12 @@ for _ = 1, 100 do
   end
   if was and was ~= 'incoming' then
     redis.call('LPOP', incoming)
+    -- A producer who repeats both of his commands after a success has set the message anew.
+    if was == 'succeeded' then redis.call('DEL', key('job_data', id), key('job_attachment', id)) end
     note('dropped', topic, id, 'state', was)
   else
-    if not tonumber(redis.call('HGET', state, 'attempt') or '0') then redis.call('HDEL', state, 'attempt') end
     redis.call('HSET', state, 'state', 'processing', 'topic', topic, 'fence', fence, 'worker', worker, 'taken', now_ms())
-    local attempt = redis.call('HINCRBY', state, 'attempt', 1)
+    local attempt = count(state, 'attempt')
     redis.call('LPOP', incoming)
     redis.call('RPUSH', processing, id)
     note('taken', topic, id, 'fence', fence, 'attempt', attempt)

@@ -2,6 +2,5 @@
 -- One step, so that a new holder never loses a lock for its predecessor's sake.
 -- ARGV prefix topic holder
 -- WRITES lock:<topic>
-local lock = key('lock', topic)
-if redis.call('GET', lock) ~= holder then return 0 end
-return redis.call('DEL', lock)
+if holder_of(topic) ~= holder then return 0 end
+return redis.call('DEL', key('lock', topic))

@@ -29,13 +29,20 @@ _log = logging.getLogger("sjq.broker")
 def open_wakeup(server: Server, keys: Keys, topics: Collection[str] | None) -> Wakeup:
     """Return the best wake-up that the server allows."""
     try:
-        with server.errors():
-            return NoticedWakeup(server, _prefixes(keys, topics))
+        return _noticed(server, keys, topics)
     except (BrokerDown, ConfigError):
         raise
     except Error as error:
         _log.warning("the server sends no notices of new work (%s): asking for it every %s s", error, POLL_S)
         return PolledWakeup()
+
+
+def _noticed(server: Server, keys: Keys, topics: Collection[str] | None) -> Wakeup:
+    with server.errors():
+        try:
+            return NoticedWakeup(server, _prefixes(keys, topics))
+        except redis.exceptions.NoPermissionError as error:
+            raise Error(str(error)) from error  # we may be let in and not be allowed this command
 
 
 def _prefixes(keys: Keys, topics: Collection[str] | None) -> list[str]:
