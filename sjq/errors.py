@@ -6,6 +6,7 @@ Error                     1   anything below
 │   └── MessageError      2   a job's message is malformed
 ├── NoSuchJob             3   no broker and no record knows the id
 ├── Conflict              5   somebody else holds it, or it is in another state
+│   ├── KeyTaken          5   another program's key stands in the place of one of ours
 │   ├── LockHeld          5   a live worker holds the topic
 │   ├── LeaseLost         5   the attempt belongs to another worker now
 │   └── WrongState        5   the job's state does not allow the step
@@ -48,6 +49,10 @@ class Conflict(Error):
     """Somebody else holds the thing, or it is no longer in the state that the step needs."""
 
     exit_code = 5
+
+
+class KeyTaken(Conflict):
+    """A key of another program stands in the broker in the place of one of ours."""
 
 
 class LockHeld(Conflict):

@@ -12,7 +12,7 @@ Lines of JSON on the socket:
     -> {"run": {"argv": [...], "env": {...}, "stdout": path, "stderr": path}}
     -> {"kill": seconds from SIGTERM to SIGKILL}
     <- {"pid": n}                                  the job's process, which leads a session of its own
-    <- {"status": n, "max_rss_bytes": n, "user_s": s, "system_s": s}
+    <- {"status": n, "max_rss_bytes": n, "user_s": s, "system_s": s, "left": processes that we may not kill}
     <- {"error": text}                             it could not be started
 """
 
@@ -29,6 +29,7 @@ from typing import NoReturn
 
 PR_SET_CHILD_SUBREAPER = 36
 _QUIET_S = 0.0005
+_FOREIGN_S = 5.0  # how long processes are tried that we may not kill; they may end by themselves
 
 
 def become_subreaper() -> None:
@@ -123,29 +124,42 @@ class Job:
             for number in (signal.SIGTERM, signal.SIGCONT):
                 try:
                     os.kill(pid, number)
-                except ProcessLookupError:
+                except (ProcessLookupError, PermissionError):
                     break
 
-    def sweep(self) -> None:
-        """Kill until no child remains.
+    def sweep(self) -> int:
+        """Kill until no child remains; return how many are left that another user started and we may not kill.
 
         Killing only the direct children and their groups is enough, since what they leave becomes a direct child; and
         it is faster than a process that forks and exits without end, which a walk of the tree never catches.
         """
         me, mine = os.getpid(), os.getpgid(0)
         rounds = 0
+        give_up_at = time.monotonic() + _FOREIGN_S
         while not self.reap():
+            foreign = 0
             for pid in children(me) or [self.pid]:
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                    group = os.getpgid(pid)
-                    if group != mine:
-                        os.killpg(group, signal.SIGKILL)
-                except (ProcessLookupError, PermissionError):
-                    continue
+                foreign += not _kill(pid, mine)
+            if foreign and time.monotonic() > give_up_at:
+                return foreign
             rounds += 1
             if rounds > 20:
                 time.sleep(min(_QUIET_S * rounds, 0.05))
+        return 0
+
+
+def _kill(pid: int, mine: int) -> bool:
+    """Kill a process and its group, unless that is `mine`; False when we may not."""
+    try:
+        group = os.getpgid(pid)
+        if group != mine:
+            os.killpg(group, signal.SIGKILL)  # reaches those of the group whom we may kill
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return True
 
 
 _IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
@@ -204,7 +218,7 @@ class Keeper:
             return
         self.say({"pid": self.job.pid})
         self.watch(self.job)
-        self.job.sweep()
+        left = self.job.sweep()
         job, self.job = self.job, None
         self.say(
             {
@@ -212,6 +226,7 @@ class Keeper:
                 "max_rss_bytes": job.max_rss_bytes,
                 "user_s": job.user_s,
                 "system_s": job.system_s,
+                "left": left,
             }
         )
 

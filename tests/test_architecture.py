@@ -72,7 +72,7 @@ ENVIRONMENT_READERS = {
     "executors.environments": "a script's environment is built for the person's surroundings",
     "executors.local": "a job has the worker's environment",
     "executors.needs": "uv reads settings there, on which a build depends",
-    "executors.runtimes": "git gets ours, with one variable more",
+    "executors.git": "git gets ours, with one variable more",
     "executors.uv": "uv gets ours",
     "handler": "a script learns there which job it is",
     "server_keeper": "standard library only",

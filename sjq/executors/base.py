@@ -6,7 +6,12 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sjq.errors import EnvironmentFailed
 from sjq.topics import Topic
+
+
+class PreparationStopped(EnvironmentFailed):
+    """The worker ends, and what was being prepared is of no use any more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +84,10 @@ class Executor(ABC):
 
         Cheap when nothing changed. Raises EnvironmentFailed with the reason in uv's words.
         """
+
+    @abstractmethod
+    def stop_preparing(self) -> None:
+        """Have every `prepare` that is under way, or comes later and has to build, raise PreparationStopped."""
 
     @abstractmethod
     def run(self, task: Task) -> Exit:

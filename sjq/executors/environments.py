@@ -28,6 +28,7 @@ import fcntl
 import os
 import shlex
 import shutil
+import threading
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from itertools import chain
@@ -38,6 +39,7 @@ import msgspec
 
 from sjq.errors import EnvironmentFailed
 from sjq.executors import uv
+from sjq.executors.base import PreparationStopped
 from sjq.executors.installed import installed, stamp, tree_stamp
 from sjq.executors.needs import Needs, folders_above, local_sources, read_needs
 
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from sjq.executors.installed import Installed
 
 _MARK = "complete"
+_LOOK_S = 0.05  # how often one that waits looks whether the other has built
 
 _PROBE = """
 import json, os, platform, sys
@@ -124,7 +127,9 @@ class _Probed(msgspec.Struct, frozen=True):
 class Environments:
     """Prepares the environments of a project's scripts. Threads and processes may share its folder."""
 
-    def __init__(self, root: Path, folder: Path) -> None:
+    def __init__(self, root: Path, folder: Path, stopping: threading.Event) -> None:
+        """Build no more once `stopping` is set."""
+        self._stopping = stopping
         self._root = root.absolute()
         self._folder = folder.absolute()
 
@@ -168,7 +173,15 @@ class Environments:
         """Hold the key among all threads and processes; raise BlockingIOError rather than wait, if so told."""
         self._folder.mkdir(parents=True, exist_ok=True)
         with (self._folder / f"{key}.lock").open("ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if not wait:
+                        raise
+                if self._stopping.wait(_LOOK_S):
+                    raise PreparationStopped("nobody waits for this environment any more: the worker ends")
             yield
 
     def _make(self, script: Path, needs: Needs) -> _Answer | None:
@@ -243,7 +256,9 @@ class Environments:
         # Of the interpreters that fit, the one by which `uv run` runs this script on this machine now.
         find = ("python", "find", "--script", name)
         try:
-            python = uv.call(*find, cwd=self._root)
+            python = uv.call(*find, cwd=self._root, stopping=self._stopping)
+        except PreparationStopped:
+            raise
         except EnvironmentFailed:
             # uv may know where to download one: that is what it does first in an environment of its own.
             self._uv(script, again, *again[1:])
@@ -253,7 +268,9 @@ class Environments:
 
     def _uv(self, script: Path, again: tuple[str, ...], *command: str, extra: Mapping[str, str] | None = None) -> str:
         try:
-            return uv.call(*command, cwd=self._root, extra=extra)
+            return uv.call(*command, cwd=self._root, stopping=self._stopping, extra=extra)
+        except PreparationStopped:
+            raise
         except EnvironmentFailed as error:
             raise EnvironmentFailed(
                 f"{self._name(script)}: uv cannot build its environment: {error}\n(`{shlex.join(again)}` says the same)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import socket
@@ -19,9 +20,11 @@ from sjq.errors import EnvironmentFailed
 from sjq.executors import launch
 from sjq.executors.base import Executor, Exit, Runtime, Task, Usage
 from sjq.executors.runtimes import Runtimes
+from sjq.jobs import shown
 from sjq.topics import Topic
 
 _CLOSE_S = 5.0
+_log = logging.getLogger("sjq.executor")
 
 
 class LocalExecutor(Executor):
@@ -32,7 +35,8 @@ class LocalExecutor(Executor):
         self._root = root
         self._lock = lock
         launch.keep_handler_package(root)
-        self._runtimes = Runtimes(root, launch.base_environ(root, environ))
+        self._stopping = threading.Event()
+        self._runtimes = Runtimes(root, launch.base_environ(root, environ), self._stopping)
         self._changing = threading.Lock()
         self._idle: list[_Keeper] = []
         self._running: dict[Path, _Keeper] = {}
@@ -41,7 +45,13 @@ class LocalExecutor(Executor):
 
     def prepare(self, topic: Topic) -> Runtime:
         """Build what the topic's script needs, unless it is there."""
+        if not (self._root / launch.HANDLER_FOLDER / "sjq" / "__init__.py").exists():  # somebody tidied up
+            launch.keep_handler_package(self._root)
         return self._runtimes.prepare(topic)
+
+    def stop_preparing(self) -> None:
+        """End every uv that runs for us."""
+        self._stopping.set()
 
     def run(self, task: Task) -> Exit:
         """Have an idle keeper run the task, or a new one if none is idle."""
@@ -154,6 +164,9 @@ class _Keeper:
                 _kill_session(session)
         elif "lost" in report:
             return {"error": "its keeper was killed before it could begin"}
+        if left := report.get("left"):
+            self.broken = True  # they are nobody's from now on, and no later job's
+            _log.warning("%s: %s processes of another user outlive it: we may not kill them", shown(task.job_id), left)
         return report
 
     def lives(self) -> bool:

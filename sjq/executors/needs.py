@@ -12,6 +12,7 @@ from sjq.errors import EnvironmentFailed
 from sjq.executors.installed import normal_name
 from sjq.executors.pep723 import block
 from sjq.executors.uv import persons
+from sjq.plain_file import read_plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -70,7 +71,7 @@ class Needs(NamedTuple):
 def read_needs(script: Path, *, root: Path, name: str) -> Needs:
     """Read what `script` needs when it is run from `root`; raise EnvironmentFailed if it cannot be read."""
     try:
-        source = script.read_bytes()
+        source = read_plain(script, follow=True)
     except OSError as error:
         raise EnvironmentFailed(f"{name} cannot be read: {error.strerror}") from error
     needs = block(source)

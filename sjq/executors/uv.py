@@ -13,7 +13,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sjq import clock
 from sjq.errors import EnvironmentFailed
+from sjq.executors.base import PreparationStopped
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 PATIENCE_S = 3600
 
 _WORDS_LIMIT = 8000
+_LOOK_S = 0.2  # how often a build looks whether it is still wanted
 _finding = threading.Lock()
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _COMPLAINT = re.compile(r"(?m)^\s*(?:error|\u00d7)")
@@ -70,8 +73,11 @@ def persons(base: Mapping[str, str]) -> dict[str, str]:
     return variables
 
 
-def call(*arguments: str, cwd: Path, extra: Mapping[str, str] | None = None) -> str:
-    """Run uv to its end and return what it printed; raise EnvironmentFailed in its words where it refuses."""
+def call(*arguments: str, cwd: Path, stopping: threading.Event, extra: Mapping[str, str] | None = None) -> str:
+    """Run uv to its end and return what it printed; raise EnvironmentFailed in its words where it refuses.
+
+    Raises PreparationStopped, and ends uv, as soon as `stopping` is set.
+    """
     command = [str(find()), "--color", "never", "--no-progress", *arguments]
     try:
         child = subprocess.Popen(
@@ -88,16 +94,23 @@ def call(*arguments: str, cwd: Path, extra: Mapping[str, str] | None = None) -> 
     except OSError as error:
         raise EnvironmentFailed(f"uv cannot be run: {error}") from error
     try:
-        out, err = child.communicate(timeout=PATIENCE_S)
-    except subprocess.TimeoutExpired:
-        _kill(child)
-        raise EnvironmentFailed(f"uv was not done after {PATIENCE_S // 60} minutes, and was stopped") from None
+        out, err = _heard(child, stopping)
     except BaseException:
         _kill(child)
         raise
     if child.returncode:
         raise EnvironmentFailed(_words(err) or f"uv ended with {child.returncode} and said nothing")
     return out
+
+
+def _heard(child: subprocess.Popen[str], stopping: threading.Event) -> tuple[str, str]:
+    deadline = clock.monotonic() + PATIENCE_S
+    while clock.monotonic() < deadline:
+        if stopping.is_set():
+            raise PreparationStopped("uv was stopped: the worker ends")
+        with suppress(subprocess.TimeoutExpired):
+            return child.communicate(timeout=_LOOK_S)
+    raise EnvironmentFailed(f"uv was not done after {PATIENCE_S // 60} minutes, and was stopped")
 
 
 def _environ() -> dict[str, str]:

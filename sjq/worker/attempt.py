@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sjq.brokers.base import Broker
-from sjq.errors import BrokerDown, ConfigError, Error, LeaseLost
+from sjq.errors import Error, KeyTaken, LeaseLost, MessageError
 from sjq.executors.base import Executor, Exit, Runtime, Task
 from sjq.jobs import Lease, Outcome, failed, released, shown
 from sjq.records import Record, Records
 from sjq.states import Reason, State
-from sjq.worker.heartbeat import Heartbeat
+from sjq.worker.heartbeat import Heartbeat, longer
 from sjq.worker.in_flight import InFlight
 from sjq.worker.judgement import judge
 from sjq.worker.lock_file import LockFile
@@ -38,11 +38,10 @@ class Attempts:
     lock_file: LockFile
 
     def run(self, lease: Lease, runtime: Runtime, slot: int) -> bool:
-        """Run one attempt in a slot, from its input to its published record; tell whether a record was published.
+        """Run one attempt that has begun, from its input to its published record; tell whether it was published.
 
         Raises OSError or EnvironmentFailed when this machine cannot run it now; the job is released before.
         """
-        self.in_flight.begin(lease)
         try:
             return self._run(lease, runtime, slot)
         except LeaseLost as error:
@@ -104,12 +103,10 @@ class Attempts:
         )
 
     def _settle_or_fail(self, lease: Lease, outcome: Outcome, record: Record, told: Mapping[str, object]) -> Outcome:
-        """Settle; an outcome that the broker refuses for what it holds becomes a failure, which it takes."""
+        """Settle; an outcome that can never be settled for what it holds becomes a failure, which can."""
         try:
             self._settle(lease, outcome)
-        except (BrokerDown, LeaseLost):
-            raise
-        except Error as error:
+        except (KeyTaken, MessageError) as error:
             failure = failed(Reason.OUTPUT, f"its end could not be settled: {error}")
             reason = {"code": failure.reason, "why": failure.why}
             record.seal({**told, "state": failure.state, "reason": reason, "next_job_ids": []})
@@ -120,11 +117,15 @@ class Attempts:
 
     def _settle(self, lease: Lease, outcome: Outcome) -> bool:
         """Settle, however long the broker is away or refuses us: the outcome is known, and the record is sealed."""
+        pause_s = 0.0
         while True:
             try:
                 return self.broker.settle(lease, outcome)
-            except (BrokerDown, ConfigError) as error:
-                self.heartbeat.wait_for_broker(str(error))
+            except (KeyTaken, LeaseLost, MessageError):
+                raise
+            except Error as error:
+                self.heartbeat.wait_for_broker(str(error), pause_s)
+                pause_s = longer(pause_s)
 
 
 def _task(lease: Lease, record: Record, runtime: Runtime) -> Task:

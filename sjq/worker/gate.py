@@ -7,7 +7,7 @@ import threading
 
 from sjq import clock
 from sjq.errors import EnvironmentFailed
-from sjq.executors.base import Executor, Runtime
+from sjq.executors.base import Executor, PreparationStopped, Runtime
 from sjq.topics import Topic
 
 FIRST_RETRY_S = 1.0
@@ -23,6 +23,7 @@ class Gate:
         self.topic = topic
         self.locked = False
         self._executor = executor
+        self._building = threading.Lock()
         self._changing = threading.Lock()
         self._held: str | None = None
         self._retry_at = 0.0
@@ -35,14 +36,16 @@ class Gate:
 
     def pass_through(self) -> Runtime | None:
         """Return what the topic's next job runs with, building it if need be, or None when none may be taken now."""
-        with self._changing:
+        with self._building:  # of several slots one builds, and what it finds holds for all
             if not self.locked or clock.monotonic() < self._retry_at:
                 return None
-        try:
-            runtime = self._executor.prepare(self.topic)
-        except EnvironmentFailed as error:
-            self.hold(str(error))
-            return None
+            try:
+                runtime = self._executor.prepare(self.topic)
+            except PreparationStopped:
+                return None
+            except EnvironmentFailed as error:
+                self.hold(str(error))
+                return None
         self._release()
         return runtime
 

@@ -8,13 +8,19 @@ from collections.abc import Callable, Collection, Mapping
 
 from sjq import clock
 from sjq.brokers.base import Broker
-from sjq.errors import BrokerDown
+from sjq.errors import BrokerDown, Error
 from sjq.worker.in_flight import InFlight
 
 FIRST_RETRY_S = 0.05
 LONGEST_RETRY_S = 1.0
+LONGEST_PAUSE_S = 30.0
 
 _log = logging.getLogger("sjq.worker")
+
+
+def longer(pause_s: float) -> float:
+    """Return how many seconds to wait the next time, when a call that was refused is made again and again."""
+    return min(2 * pause_s, LONGEST_PAUSE_S) or FIRST_RETRY_S
 
 
 class Heartbeat:
@@ -50,12 +56,12 @@ class Heartbeat:
         self._beat()
         self._thread.start()
 
-    def close(self) -> None:
-        """Stop beating."""
+    def close(self, seconds: float) -> None:
+        """Stop beating; wait at most `seconds` for a beat that is under way."""
         with self._changed:
             self._ending = self._due = True
             self._changed.notify_all()
-        self._thread.join()
+        self._thread.join(seconds)
 
     def give_up_waiting(self) -> None:
         """Let nobody wait for the broker any longer: the worker ends."""
@@ -74,19 +80,18 @@ class Heartbeat:
             was_away = self._was_away
         return not was_away or self.connected_for_s() >= self._lease_s
 
-    def wait_for_broker(self, why: str) -> None:
+    def wait_for_broker(self, why: str, pause_s: float) -> None:
         """Report that the broker did not answer, or refuses us, and wait until the heartbeat is answered.
 
-        Waits a little in any case: it may answer the heartbeat, and no other call. Raises BrokerDown when the worker
-        ends meanwhile.
+        Waits for `pause_s` in any case: it may answer the heartbeat, and no other call. Raises BrokerDown when the
+        worker ends meanwhile.
         """
         with self._changed:
             self._lost(why)
             self._due = True
             self._changed.notify_all()
             self._changed.wait_for(lambda: self._connected_since is not None or self._gave_up)
-            if self._connected_since is not None:
-                self._changed.wait_for(lambda: self._gave_up, LONGEST_RETRY_S / 2)
+            self._changed.wait_for(lambda: self._gave_up, pause_s)
             if self._gave_up:
                 raise BrokerDown("the broker did not come back before the worker ended")
 
@@ -111,7 +116,7 @@ class Heartbeat:
             try:
                 self._beat()
             except Exception as error:  # noqa: BLE001 - a heartbeat that ends would lose every lease
-                if not isinstance(error, BrokerDown):
+                if not isinstance(error, Error):
                     _log.exception("the heartbeat failed", extra={"event": "fault"})
                 with self._changed:
                     self._lost(str(error))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 
 from sjq.executors.base import Executor, Task
 from sjq.jobs import Lease
@@ -16,8 +17,26 @@ class InFlight:
         self._executor = executor
         self._changing = threading.Lock()
         self._tasks: dict[str, tuple[Lease, Task | None]] = {}
+        self._taking: set[str] = set()
         self._lost: set[str] = set()
         self._interrupted = False
+
+    @contextmanager
+    def taking(self, fence: str) -> Iterator[None]:
+        """Note that a job may be leased under this fence before we hear of it: a large one takes its time."""
+        with self._changing:
+            self._taking.add(fence)
+        try:
+            yield
+        finally:
+            with self._changing:
+                self._taking.discard(fence)
+
+    def knows(self, lease: Lease) -> bool:
+        """Tell whether this job runs under this fence, or a take under it is under way."""
+        with self._changing:
+            attempt = self._tasks.get(lease.fence)
+            return lease.fence in self._taking or (attempt is not None and attempt[0].job_id == lease.job_id)
 
     def begin(self, lease: Lease) -> None:
         """Note that an attempt has begun; from now on its lease is proved."""

@@ -36,6 +36,9 @@ BEAT_S = 0.2
 LOOK_S = 1.0
 """How often it looks for new topics."""
 
+PATIENCE_S = 5.0
+"""How long an end waits for what does not answer: a keeper, a broker."""
+
 _log = logging.getLogger("sjq.worker")
 
 
@@ -301,30 +304,47 @@ class Worker:
 
     def _end(self) -> None:
         """Take nothing more, give running jobs the grace, release the rest, and free the topics."""
+        self._executor.stop_preparing()
         for slot in self._slots:
             slot.stop()
         if self._wakeup:
             self._wakeup.poke()
         self._wait_for_slots()
-        if any(slot.thread.is_alive() for slot in self._slots):
+        if self._running():
             self._in_flight.interrupt()
             self._heartbeat.give_up_waiting()
-            for slot in self._slots:
-                slot.thread.join()
-        self._heartbeat.close()
+            longest_s = max(slot.gate.topic.policy.kill_after for slot in self._slots)
+            self._join(longest_s + PATIENCE_S)
+        if self._running():
+            self._executor.close()  # keepers that do not answer are killed
+            self._join(PATIENCE_S)
+        self._heartbeat.close(PATIENCE_S)
         if self._wakeup:
             self._wakeup.close()
+        leaving = threading.Thread(target=self._leave, name="sjq-leave", daemon=True)
+        leaving.start()
+        leaving.join(PATIENCE_S)  # a broker that does not answer sees our locks expire
+        if self._slots:
+            _log.info("worker %s ended", self.id, extra={"event": "worker_ended", "worker": self.id})
+
+    def _running(self) -> list[Slot]:
+        return [slot for slot in self._slots if slot.thread.is_alive()]
+
+    def _join(self, seconds: float) -> None:
+        deadline = clock.monotonic() + seconds
+        for slot in self._running():
+            slot.thread.join(max(0.0, deadline - clock.monotonic()))
+
+    def _leave(self) -> None:
         try:
             self._broker.leave(self.id, self._locked())
         except (BrokerDown, ConfigError) as error:
             _log.warning("the broker is away: the locks free themselves (%s)", error, extra={"event": "cut_off"})
-        if self._slots:
-            _log.info("worker %s ended", self.id, extra={"event": "worker_ended", "worker": self.id})
 
     def _wait_for_slots(self) -> None:
         deadline = clock.monotonic() + self._grace_s
         said = False
-        while running := [slot for slot in self._slots if slot.thread.is_alive()]:
+        while running := self._running():
             if clock.monotonic() >= deadline or self._stop_requests > 1:
                 return
             if not said and self._in_flight.leases():

@@ -80,9 +80,8 @@ class Recovery:
 
         A take whose answer was lost can arrive at the server after its own repetition, and lease a second job.
         """
-        running = {(lease.job_id, lease.fence) for lease in self._in_flight.leases()}
         leased = self._broker.leased([topic.name], self._worker)
-        strays = {(lease.job_id, lease.fence): lease for lease in leased if (lease.job_id, lease.fence) not in running}
+        strays = {(lease.job_id, lease.fence): lease for lease in leased if not self._in_flight.knows(lease)}
         for stray in strays.keys() & self._strays.get(topic.name, set()):
             _log.warning("%s: %s is leased to us and runs nowhere: released", topic.name, shown(stray[0]))
             with contextlib.suppress(LeaseLost):

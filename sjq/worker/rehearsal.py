@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +39,7 @@ def rehearse(
     Raises EnvironmentFailed when its environment cannot be built.
     """
     launch.keep_handler_package(config.root)
-    runtime = Runtimes(config.root, launch.base_environ(config.root, environ)).prepare(topic)
+    runtime = Runtimes(config.root, launch.base_environ(config.root, environ), threading.Event()).prepare(topic)
     with TemporaryDirectory(prefix="sjq-dev-") as folder:
         task = _task(Path(folder), runtime, message, attempt)
         end = _run(task, config.root)

@@ -13,7 +13,7 @@ from sjq.executors.base import Runtime
 from sjq.jobs import Lease, Malformed, make_fence, shown
 from sjq.worker.attempt import Attempts
 from sjq.worker.gate import Gate
-from sjq.worker.heartbeat import Heartbeat
+from sjq.worker.heartbeat import Heartbeat, longer
 from sjq.worker.quota import Quota
 
 LONGEST_NAP_S = 30.0
@@ -129,15 +129,19 @@ class Slot:
         worker = self._attempts.worker
         fence = make_fence(worker, next(self._fence_numbers))
         topic, again = self.gate.topic.name, False
-        while True:
-            try:
-                taken = self._broker.take(topic, worker, fence, published=self._published, again=again)
-            except (BrokerDown, ConfigError) as error:
-                self._heartbeat.wait_for_broker(str(error))
-                again = True
-            else:
-                self._published.clear()
-                return taken
+        pause_s = 0.0
+        with self._attempts.in_flight.taking(fence):
+            while True:
+                try:
+                    taken = self._broker.take(topic, worker, fence, published=self._published, again=again)
+                except (BrokerDown, ConfigError) as error:
+                    self._heartbeat.wait_for_broker(str(error), pause_s)
+                    again, pause_s = True, longer(pause_s)
+                else:
+                    self._published.clear()
+                    if isinstance(taken, Lease):
+                        self._attempts.in_flight.begin(taken)
+                    return taken
 
     def _nap(self, mark: int) -> None:
         retry_s = self.gate.retry_in_s()

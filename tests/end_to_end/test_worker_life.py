@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import signal
+import socket
 import subprocess
 import textwrap
 import time
@@ -251,3 +252,48 @@ def test_a_silent_worker_that_comes_back_in_time_keeps_its_topic(project: Projec
         server.set(f"{prefix}lock:t", SILENT, px=60_000)
         assert worker.wait(10) == 5
     assert project.show("j")["worker"] == SILENT
+
+
+def test_a_stop_ends_a_build_that_does_not_end(project: Project) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        index = f'[[tool.uv.index]]\n# url = "http://127.0.0.1:{silent.getsockname()[1]}/simple"\n# default = true\n'
+        project.topic("t", f'# /// script\n# dependencies = ["six"]\n# {index}# ///\n' + PLAIN)
+        project.create("t", 1)
+        with project.worker() as worker:
+            silent.settimeout(30)
+            link, _ = silent.accept()
+            with link:
+                worker.send_signal(signal.SIGTERM)
+                assert worker.wait(10) == 0
+
+
+def test_a_broker_that_refuses_us_for_a_while_is_waited_for(tmp_path: Path) -> None:
+    """Somebody changes the password while a job runs, and gives the old one back: what the job did counts."""
+    with Server("valkey") as server:
+        project = Project(tmp_path / "project", redis=server.url)
+        project.topic("t", WAITS)
+        job_id = project.create("t", 1)
+        with project.worker(), server.client() as admin:
+            until((project.root / "running").exists, 30, "the handler runs")
+            admin.config_set("requirepass", "new")
+            admin.client_kill_filter(_type="normal", skipme=True)
+            (project.root / "go").touch()
+            until(lambda: "the broker is away" in project.log, 30, "the worker is refused")
+            until(lambda: list(project.job_data.glob("*-metadata.json.*")), 30, "the job has ended")
+            admin.config_set("requirepass", "")
+            until(lambda: project.ends(job_id) == ["succeeded"], 40, "the job is settled")
+            until((project.job_data / f"{job_id}-metadata.json").exists, 10, "its record is published")
+        assert project.metadata(job_id)["attempt"] == 1
+        assert "Traceback" not in project.log
+
+
+def test_a_second_signal_ends_a_worker_whose_keeper_does_not_answer(project: Project) -> None:
+    project.topic("t", "import os, pathlib, signal\nos.kill(os.getppid(), signal.SIGSTOP)\npathlib.Path('did').touch()")
+    job_id = project.create("t", 1)
+    with project.worker() as worker:
+        until((project.root / "did").exists, 30, "the keeper is stopped")
+        worker.send_signal(signal.SIGTERM)
+        until(lambda: "stopping: waiting" in project.log, 10, "the worker waits for the job")
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(20) == 0
+    assert project.show(job_id)["state"] == "incoming"

@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from servers import missing
 from unit.waiting import until
 
 from sjq import keeper
@@ -254,6 +256,34 @@ def test_a_worker_that_is_killed_takes_its_jobs_with_it_and_frees_its_lock(works
     until(lambda: processes_gone(lock), "the lock is free")
     assert alive(task.job_id) == []
     assert alive(other.job_id) == []
+
+
+def test_processes_that_the_keeper_may_not_kill_are_left_and_hold_up_nobody(workshop: Workshop) -> None:
+    """As what a job starts by sudo, under a worker that is not root."""
+    setpriv = shutil.which("setpriv")
+    if os.geteuid() or setpriv is None:
+        missing("setpriv, and the right to use it")
+    first = workshop.task("""
+        if not (child := os.fork()):
+            os.setsid()
+            os.setuid(65534)
+            os.execvp("sleep", ["sleep", "60"])
+        note("child", child)
+    """)
+    second = workshop.task("note('second')")
+    plan = workshop.root / "plan"
+    plan.write_bytes(pickle.dumps((first, [])))
+    program = WORKER + "executor.run(pickle.loads(Path(sys.argv[3]).read_bytes()))"
+    (workshop.root / "next").write_bytes(pickle.dumps(second))
+    without_right = [setpriv, "--inh-caps=-kill", "--bounding-set=-kill"]
+    arguments = [sys.executable, "-c", program, str(plan), str(workshop.root), str(workshop.root / "next")]
+    with subprocess.Popen([*without_right, *arguments], stderr=subprocess.PIPE, text=True) as worker:
+        try:
+            until((workshop.notes / "second").exists, "the next job runs")
+            _, said = worker.communicate(timeout=30)
+        finally:
+            os.kill(json.loads((workshop.notes / "child").read_text()), signal.SIGKILL)
+    assert (worker.returncode, "1 processes of another user outlive it" in said) == (0, True)
 
 
 # The handler package.

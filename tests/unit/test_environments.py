@@ -41,14 +41,14 @@ print(json.dumps({
 """
 
 PREPARE = """
-import sys
+import sys, threading
 from pathlib import Path
 from sjq.executors import uv
 from sjq.executors.environments import Environments
 root, script, stub = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]
 if stub:
     uv.find = lambda: Path(stub[0])
-print(Environments(root, root / ".sjq" / "environments").prepare(script).python)
+print(Environments(root, root / ".sjq" / "environments", threading.Event()).prepare(script).python)
 """
 
 
@@ -85,7 +85,7 @@ class Project:
 
     def prepare(self, name: str = "x.py") -> Environment:
         """Prepare as a new process would: nothing is kept in memory."""
-        return Environments(self.root, self.folder).prepare(Path("topics") / name)
+        return Environments(self.root, self.folder, threading.Event()).prepare(Path("topics") / name)
 
     def built(self) -> list[Path]:
         return sorted(path for path in self.folder.iterdir() if path.is_dir())
@@ -160,7 +160,7 @@ def test_the_environment_has_bytecode(project: Project, monkeypatch: pytest.Monk
 
 def test_the_lock_file_beside_the_script_rules(project: Project) -> None:
     project.script('dependencies = ["six==1.16.0"]')
-    uv.call("lock", "--script", "topics/x.py", cwd=project.root)
+    uv.call("lock", "--script", "topics/x.py", cwd=project.root, stopping=threading.Event())
     lock = project.root / "topics/x.py.lock"
     lock.write_text(lock.read_text().replace('specifier = "==1.16.0"', 'specifier = ">=1"'))
     project.script('dependencies = ["six>=1"]')
@@ -226,8 +226,8 @@ def test_edited_while_it_was_built(project: Project, monkeypatch: pytest.MonkeyP
     project.script(SIX)
     real = uv.call
 
-    def edit(*arguments: str, cwd: Path, extra: Mapping[str, str] | None = None) -> str:
-        out = real(*arguments, cwd=cwd, extra=extra)
+    def edit(*arguments: str, cwd: Path, stopping: threading.Event, extra: Mapping[str, str] | None = None) -> str:
+        out = real(*arguments, cwd=cwd, stopping=stopping, extra=extra)
         if arguments[0] == "sync":
             project.script('dependencies = ["iniconfig"]')
         return out
@@ -263,7 +263,7 @@ def test_eight_processes_build_once(project: Project) -> None:
 
 def test_eight_threads_build_once(project: Project) -> None:
     project.script(SIX)
-    environments = Environments(project.root, project.folder)
+    environments = Environments(project.root, project.folder, threading.Event())
     barrier = threading.Barrier(8)
 
     def prepare(_: int) -> Environment:
@@ -424,7 +424,7 @@ def test_an_editable_package(project: Project) -> None:
 
 def test_a_folder_of_wheels_as_index(project: Project) -> None:
     project.library(7)
-    uv.call("build", "--wheel", "--out-dir", "wheels", "mylib", cwd=project.root)
+    uv.call("build", "--wheel", "--out-dir", "wheels", "mylib", cwd=project.root, stopping=threading.Event())
     index = '[[tool.uv.index]]\nname = "here"\nurl = "../wheels"\nformat = "flat"\ndefault = true'
     project.script(f'dependencies = ["mylib"]\n{index}')
     assert run(project.prepare(), "-c", VALUE) == "7"
@@ -447,7 +447,7 @@ def test_the_environment_of_the_project(
     project.write("pyproject.toml", manifest.format('["six", "iniconfig"]'))
     second = project.prepare()
     assert list(second.packages) == ["iniconfig", "six"]
-    uv.call("pip", "uninstall", "--python", str(second.python), "six", cwd=project.root)
+    uv.call("pip", "uninstall", "--python", str(second.python), "six", cwd=project.root, stopping=threading.Event())
     assert project.prepare() == second, "uv run would have put it back"
     assert imports(second, "six")
     no_uv()
@@ -469,17 +469,17 @@ def test_no_project_and_then_a_venv(project: Project) -> None:
     assert ours == json.loads(project.uv_run("topics/x.py"))
     assert default.python_version == ours["python"]
     assert default.python.resolve() != Path(sys.executable).absolute(), "not sjq's own environment"
-    uv.call("venv", cwd=project.root)
+    uv.call("venv", cwd=project.root, stopping=threading.Event())
     found = project.prepare()
     assert found.python == project.root / ".venv/bin/python"
     assert found.packages == {}
-    uv.call("pip", "install", "six", cwd=project.root)
+    uv.call("pip", "install", "six", cwd=project.root, stopping=threading.Event())
     assert list(project.prepare().packages) == ["six"]
 
 
 def test_an_active_environment(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     project.script(None, REPORT)
-    uv.call("venv", "mine", cwd=project.root)
+    uv.call("venv", "mine", cwd=project.root, stopping=threading.Event())
     monkeypatch.setenv("VIRTUAL_ENV", str(project.root / "mine"))
     assert project.prepare().python == project.root / "mine/bin/python"
 
@@ -489,6 +489,6 @@ def test_a_worker_that_python_m_uv_started_prefers_no_interpreter(
 ) -> None:
     """`python3 -m uv run sjq worker` tells all uv below it to prefer its own; a person's shell does not."""
     project.script(None, REPORT)
-    uv.call("venv", cwd=project.root)
+    uv.call("venv", cwd=project.root, stopping=threading.Event())
     monkeypatch.setenv("UV_INTERNAL__PARENT_INTERPRETER", sys.executable)
     assert project.prepare().python == project.root / ".venv/bin/python"

@@ -46,6 +46,9 @@ class Building(Executor):
             raise EnvironmentFailed(self.fault)
         return RUNTIME
 
+    def stop_preparing(self) -> None:
+        raise NotImplementedError
+
     def run(self, task: Task) -> Exit:
         raise NotImplementedError
 

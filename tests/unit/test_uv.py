@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from pathlib import Path
 
 import pytest
+from servers import until
 
 from sjq.errors import EnvironmentFailed
 from sjq.executors import uv
+from sjq.executors.base import PreparationStopped
 
 
 def executable(path: Path, text: str) -> Path:
@@ -53,7 +56,7 @@ def test_uv_gets_neither_passwords_nor_a_ban_on_bytecode(tmp_path: Path, monkeyp
     monkeypatch.setenv("SJQ_BROKER", "redis://:secret@host")
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     monkeypatch.setenv("SSL_CERT_FILE", "/certificates")
-    out = uv.call("sync", cwd=tmp_path)
+    out = uv.call("sync", cwd=tmp_path, stopping=threading.Event())
     assert "secret" not in out
     assert "PYTHONDONTWRITEBYTECODE" not in out
     assert "SSL_CERT_FILE=/certificates" in out
@@ -65,4 +68,23 @@ def test_a_stuck_uv_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(uv, "find", lambda: stub)
     monkeypatch.setattr(uv, "PATIENCE_S", 0.1)
     with pytest.raises(EnvironmentFailed, match="was stopped"):
-        uv.call("sync", cwd=tmp_path)
+        uv.call("sync", cwd=tmp_path, stopping=threading.Event())
+
+
+def test_a_uv_that_nobody_waits_for_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stub = tmp_path / "uv"
+    stub.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid\nsleep 600\n")
+    stub.chmod(0o755)
+    monkeypatch.setattr(uv, "find", lambda: stub)
+    stopping = threading.Event()
+
+    def stop() -> None:
+        until((tmp_path / "pid").exists)
+        stopping.set()
+
+    threading.Thread(target=stop).start()
+    with pytest.raises(PreparationStopped):
+        uv.call("sync", cwd=tmp_path, stopping=stopping)
+    pid = int((tmp_path / "pid").read_text())
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)

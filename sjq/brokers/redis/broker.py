@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 
 import msgspec
 
@@ -52,7 +53,10 @@ class RedisBroker(Inspection):
         try:
             message = decode_message(job_id, topic, text, lambda: self.attachment(job_id))
         except MessageError as error:
-            self._refuse(job_id, topic, fence, str(error))
+            # Without an answer it is still ours, and nobody runs it: it is given back, and taken and refused again. To
+            # repeat the take would lease another job under this fence.
+            with suppress(BrokerDown):
+                self._refuse(job_id, topic, fence, str(error))
             return Malformed(job_id=job_id, topic=topic, why=str(error))
         taken_at = int(taken_ms) / 1000
         return Lease(

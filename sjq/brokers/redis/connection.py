@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -14,7 +15,7 @@ from redis.retry import Retry
 from sjq import __version__
 from sjq.brokers.redis.scripts import Argument, as_read, script
 from sjq.config import without_password
-from sjq.errors import BrokerDown, ConfigError, Error
+from sjq.errors import BrokerDown, ConfigError, Error, KeyTaken
 
 CONNECT_TIMEOUT_S = 5.0
 ANSWER_TIMEOUT_S = 20.0
@@ -45,6 +46,9 @@ def connect(url: str | None, options: Mapping[str, object] | None) -> redis.Redi
         shown = without_password(url) if url else "the arguments in config.json"
         raise ConfigError(f"{shown} cannot be used for a Redis client: {error}") from None
 
+
+_KEY_TAKEN = re.compile(r"the key .* is a \w+ of somebody else, and no \w+")
+"""What `must_be` in lib.lua says."""
 
 # The client library has classes for some of them, and cuts the word from their texts.
 _NOT_NOW_ERRORS = (
@@ -144,6 +148,8 @@ class Server:
                 raise ConfigError(f"{self.where} refuses us: it asks for a password") from error
             if "unknown command" in str(error).lower() and "evalsha" in str(error).lower():
                 raise ConfigError(f"{self.where} has no Lua scripts: use Redis 7.0 or newer, or Valkey") from error
+            if taken := _KEY_TAKEN.search(str(error)):
+                raise KeyTaken(f"{self.where}: {taken[0]}: remove it, or choose another prefix") from error
             raise Error(f"{self.where} refuses a command: {_first_line(error)}") from error
 
 

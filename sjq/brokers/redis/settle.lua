@@ -6,9 +6,14 @@
 --   create writes for the next jobs
 -- RETURNS 1 settled, 0 settled earlier with this fence, -1 the lease is lost
 local state = key('job_state', id)
-local was = redis.call('HMGET', state, 'state', 'fence', 'attempt')
+local was = redis.call('HMGET', state, 'state', 'fence', 'attempt', 'interruptions')
 if was[2] ~= fence then return -1 end
-if was[1] ~= 'processing' then return 0 end
+if was[1] ~= 'processing' then
+  -- Released under this fence before, as a worker does that thinks it never had the job: an end comes too late. (A
+  -- person who sends an ended job back resets the count.)
+  if was[1] == 'incoming' and outcome ~= 'incoming' and was[4] then return -1 end
+  return 0
+end
 
 must_note(topic)
 must_be('list', key('incoming', topic), key('processing', topic), key('failed', topic))

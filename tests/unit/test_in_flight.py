@@ -1,0 +1,36 @@
+"""What a worker knows of its attempts."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from sjq.executors.base import Executor
+from sjq.jobs import Lease, Message
+from sjq.worker.in_flight import InFlight
+
+NO_EXECUTOR = cast("Executor", None)  # nothing is killed here
+
+
+def lease(job_id: str, fence: str) -> Lease:
+    message = Message(job_id=job_id, topic="t", data=b"1")
+    return Lease(message=message, fence=fence, attempt=1, taken_at=0.0, queued_s=None)
+
+
+def test_what_is_being_taken_is_known_before_it_has_begun() -> None:
+    """A job whose message takes long to arrive is leased to us, and must not be given back."""
+    attempts = InFlight(NO_EXECUTOR)
+    slow = lease("a", "w.1")
+    assert not attempts.knows(slow)
+    with attempts.taking("w.1"):
+        assert attempts.knows(slow)
+        attempts.begin(slow)
+    assert attempts.knows(slow)
+    attempts.end(slow)
+    assert not attempts.knows(slow)
+
+
+def test_another_job_under_the_fence_of_an_attempt_is_a_stray() -> None:
+    """A take that arrives after its own repetition leases a second job."""
+    attempts = InFlight(NO_EXECUTOR)
+    attempts.begin(lease("a", "w.1"))
+    assert not attempts.knows(lease("b", "w.1"))
