@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -133,8 +134,12 @@ class Client:
         job = self.broker.get(job_id)
         if job is None or (job.state is State.SUCCEEDED and job.data is None):
             recorded = self._recorded(job_id)
-            job = recorded if job is None or recorded is None else replace(recorded, fence=job.fence)
-            job = job or self.broker.get(job_id)
+            if job is None or recorded is None:
+                job = job or recorded or self.broker.get(job_id)
+            elif recorded.state is State.SUCCEEDED:
+                job = replace(recorded, fence=job.fence)
+            else:  # an earlier attempt's: the one that succeeded ran elsewhere, or is about to be published
+                job = replace(job, data=recorded.data, parent_job_id=recorded.parent_job_id)
         if job is None:
             raise NoSuchJob(f"no job {shown(job_id)}: neither the broker nor {self.config.job_data.name}/ knows it")
         return job
@@ -157,7 +162,7 @@ class Client:
     def list(self, topic: str | None = None, state: State | str | None = None, *, limit: int = 100) -> Sequence[Job]:
         """Return jobs by topic and state: what the broker has, then what has succeeded by the records here, new first.
 
-        At most `limit` of each topic and state.
+        At most `limit` of each topic and state; without `data`, which `get` returns.
         """
         if state is not None and state not in list(State):
             raise UsageError(f"{state!r} is no state: the states are {', '.join(State)}")
@@ -206,22 +211,26 @@ class Client:
         Without topics and ids: of all topics. A `cancelled` job goes back only by its id. Raises WrongState for an id
         whose job has not ended badly.
         """
-        sent: list[str] = []
-        for job_id in job_ids:
-            sent += self._retry_one(job_id)
+        sent = [*self._retry_by_id(job_ids)] if job_ids else []
         for topic in topics or (() if job_ids else self.broker.topics()):
             sent += self.broker.requeue(check_topic(topic), [State.FAILED, State.TIMEDOUT])
         return sent
 
-    def _retry_one(self, job_id: str) -> Sequence[str]:
-        job = self.get(job_id)
+    def _retry_by_id(self, job_ids: Collection[str]) -> Iterator[str]:
+        """Send jobs back in their old order, however they are named; none when one of them cannot go."""
         allowed = [State.FAILED, State.TIMEDOUT, State.CANCELLED]
-        sent = self.broker.requeue(job.topic, allowed, [job_id]) if job.topic and job.state in allowed else []
-        if not sent and job.state in allowed:
-            raise WrongState(f"job {shown(job_id)} is {job.state}, but only its record is left: create it anew")
-        if not sent:
-            raise WrongState(f"job {shown(job_id)} is {job.state}: only failed, timedout and cancelled jobs go back")
-        return sent
+        by_topic: defaultdict[str, set[str]] = defaultdict(set)
+        for job_id in job_ids:
+            job = self.get(job_id)
+            if job.state not in allowed:
+                raise WrongState(
+                    f"job {shown(job_id)} is {job.state}: only failed, timedout and cancelled jobs go back"
+                )
+            if self.broker.get(job_id) is None:
+                raise WrongState(f"job {shown(job_id)} is {job.state}, but only its record is left: create it anew")
+            by_topic[job.topic or ""].add(job_id)
+        for topic, ids in by_topic.items():
+            yield from self.broker.requeue(topic, allowed, ids)
 
     def delete(self, job_ids: Collection[str]) -> Sequence[str]:
         """Make the broker forget ended jobs; their records stay. Returns the ids of those that it knew.
@@ -253,45 +262,36 @@ class Client:
         Raises LockHeld, before anything is freed, for a holder that lives, unless forced. A lock without expiry counts
         as dead: only an older sjq made such.
         """
-        holders = self.broker.holders([check_topic(topic) for topic in topics] or self.broker.topics())
-        alive = [holder for holder in holders if holder.expires and not identity.is_dead(holder.facts)]
-        if alive and not force:
-            since = f", since {shown(started)}" if (started := alive[0].facts.get("started")) else ""
-            raise LockHeld(
-                f"topic {alive[0].topic!r} is held by worker {shown(alive[0].worker)}, which lives{since}; "
-                "stop it, or use --force"
-            )
-        return [holder for holder in holders if self.broker.unlock(holder)]
+        topics = [check_topic(topic) for topic in topics] or self.broker.topics()
+        if not force:
+            self.refuse_held(topics, "stop it, or use --force")
+        return [holder for holder in self.broker.holders(topics) if self.broker.unlock(holder)]
+
+    def refuse_held(self, topics: Collection[str], advice: str = "stop it first") -> None:
+        """Raise LockHeld when a worker that lives, as far as anybody can tell, holds one of the topics."""
+        for holder in self.broker.holders(topics):
+            if holder.expires and not identity.is_dead(holder.facts):
+                raise LockHeld(f"{holder.described()}: {advice}")
 
     # Records.
 
     def _recorded(self, job_id: str) -> Job | None:
         metadata = self.records.metadata(job_id)
-        return None if metadata is None else self._job_of(metadata)
-
-    def _job_of(self, metadata: Mapping[str, Any]) -> Job:
-        reason = metadata.get("reason") or {}
-        return Job(
-            job_id=metadata["job_id"],
-            topic=metadata["topic"],
-            state=State(metadata["state"]),
-            parent_job_id=metadata["parent_job_id"],
-            attempt=metadata["attempt"],
-            since=from_rfc3339(metadata["end_time"]),
-            worker=metadata["worker"],
-            reason=Reason(reason["code"]) if reason else None,
-            why=reason.get("why"),
-            data=self.records.read(metadata["job_id"], "input.json"),
-        )
+        if metadata is None:
+            return None
+        return replace(_job_of(metadata), data=self.records.read(job_id, "input.json"))
 
     def _recorded_jobs(self, topic: str | None, limit: int) -> Sequence[Job]:
         jobs: list[Job] = []
+        found: Counter[str] = Counter()
         for name in reversed(self.records.names()):
-            if len(jobs) >= limit:
+            if topic is not None and found[topic] >= limit:
                 break
             metadata = self.records.by_name(name)
             if metadata and metadata["state"] == State.SUCCEEDED and topic in (None, metadata["topic"]):
-                jobs.append(self._job_of(metadata))
+                found[metadata["topic"]] += 1
+                if found[metadata["topic"]] <= limit:
+                    jobs.append(_job_of(metadata))
         return jobs
 
     def _recorded_ids(self, prefix: str, limit: int) -> Sequence[str]:
@@ -314,6 +314,21 @@ def _content(attachment: bytes | Path | None) -> bytes | None:
     if attachment is not None and not isinstance(attachment, bytes):
         raise UsageError(f"the attachment is {attachment!r}; expected its bytes, or a Path to a file that holds them")
     return attachment
+
+
+def _job_of(metadata: Mapping[str, Any]) -> Job:
+    reason = metadata.get("reason") or {}
+    return Job(
+        job_id=metadata["job_id"],
+        topic=metadata["topic"],
+        state=State(metadata["state"]),
+        parent_job_id=metadata["parent_job_id"],
+        attempt=metadata["attempt"],
+        since=from_rfc3339(metadata["end_time"]),
+        worker=metadata["worker"],
+        reason=Reason(reason["code"]) if reason else None,
+        why=reason.get("why"),
+    )
 
 
 def _topic_status(count: Counts, holder: Holder | None, *, handled: bool) -> TopicStatus:

@@ -6,7 +6,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from sjq.jobs import Job, JobEvent, Lease, Malformed, Message, Outcome
+import msgspec
+
+from sjq.jobs import Job, JobEvent, Lease, Malformed, Message, Outcome, shown
 from sjq.states import State
 
 
@@ -20,6 +22,20 @@ class Holder:
     """What the broker knows of the worker, for `identity.is_dead`; empty when it knows nothing (any more)."""
     expires: bool
     """False for the lock of an older sjq, which nobody renews."""
+
+    @property
+    def since(self) -> str | None:
+        """When the worker locked the topic, as it says itself; before it has said so, when it started."""
+        try:
+            topics = msgspec.json.decode(self.facts.get("topics", "{}"), type=dict[str, str])
+        except msgspec.DecodeError:
+            topics = {}
+        return topics.get(self.topic) or self.facts.get("started")
+
+    def described(self) -> str:
+        """Return who holds which topic since when, as a terminal may show it."""
+        since = f", since {shown(self.since)}" if self.since else ""
+        return f"topic {self.topic!r} is held by worker {shown(self.worker)}{since}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,13 +83,20 @@ class Broker(ABC):
 
     @abstractmethod
     def take(
-        self, topic: str, worker: str, fence: str, *, published: Collection[str] = (), again: bool = False
+        self,
+        topic: str,
+        worker: str,
+        fence: str,
+        *,
+        published: Collection[str] = (),
+        again: bool = False,
+        anew: bool = True,
     ) -> Lease | Malformed | None:
         """Lease the next job of `topic` under `fence`, which no lease ever had before. Never blocks.
 
         What cannot be a job is settled as `failed (message)` and comes back as Malformed; None is an empty queue.
         `published` are ids whose records are in place. With `again`, the call repeats one whose answer was lost:
-        it returns the job that the lost call took, if it took one.
+        it returns the job that the lost call took, if it took one; without `anew`, it takes no other.
         """
 
     @abstractmethod
@@ -99,8 +122,12 @@ class Broker(ABC):
         lease_s: float,
         topics: Collection[str] = (),
         leases: Collection[Lease] = (),
+        expired: bool = False,
     ) -> Pulse:
-        """Keep the worker and its locks alive for `lease_s`, in one round trip; say what it lost meanwhile."""
+        """Keep the worker and its locks alive for `lease_s`, in one round trip; say what it lost meanwhile.
+
+        A lock that nobody holds is lost too, since somebody freed it; unless our locks may have `expired`.
+        """
 
     @abstractmethod
     def leave(self, worker: str, topics: Collection[str]) -> None:
@@ -163,7 +190,7 @@ class Broker(ABC):
 
     @abstractmethod
     def list(self, topic: str, state: State, *, after: int = 0, limit: int = 100) -> Sequence[Job]:
-        """Return jobs of a topic in a state, in the order in which they stand there, from position `after`."""
+        """Return jobs of a topic in a state, without their data, as they stand there from position `after` on."""
 
     @abstractmethod
     def topics(self) -> Sequence[str]:

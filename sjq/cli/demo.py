@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
-import threading
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
 import click
@@ -40,25 +40,24 @@ def _run(client: Client) -> int:
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
     render.talk("A census of the Python standard library: census lists its modules, measure counts the lines of each,")
     render.talk("chart draws what was found. uv builds an environment for each stage; the first time takes a while.")
+    client.refuse_held(STAGES)
     before = _totals(client)
     client.create("census", {})
     worker = Worker(client.config, client.broker, Options(topics=STAGES, burst=True))
-    codes: list[int] = []
-    thread = threading.Thread(target=lambda: codes.append(worker.run()), name="sjq-demo")
     display = _Display(before)
-    thread.start()
-    try:
-        while thread.is_alive():
-            thread.join(_BEAT_S)
-            display.show(_totals(client))
-    except KeyboardInterrupt:
-        render.talk("\nstopping")
-        worker.request_stop()
-        worker.request_stop()
-        thread.join()
-        return 130
+    with ThreadPoolExecutor(1, "sjq-demo") as thread:
+        working = thread.submit(worker.run)
+        try:
+            while wait([working], _BEAT_S).not_done:
+                display.show(_totals(client))
+        except KeyboardInterrupt:
+            render.talk("\nstopping")
+            worker.request_stop()
+            worker.request_stop()
+            return 130
+        code = working.result()
     display.show(_totals(client), last=True)
-    return _conclude(client) if codes == [0] else 1
+    return code or _conclude(client, before)
 
 
 def _totals(client: Client) -> Mapping[str, Mapping[str, int]]:
@@ -93,12 +92,12 @@ class _Display:
         return f"{stage} {mark}" + (f" ({failed} failed)" if failed else "")
 
 
-def _conclude(client: Client) -> int:
+def _conclude(client: Client, before: Mapping[str, Mapping[str, int]]) -> int:
     """Say where the picture and the records are."""
-    failed = {topic: states[State.FAILED] for topic, states in client.counts().items() if states[State.FAILED]}
+    now = _totals(client)
+    failed = [stage for stage in STAGES if now[stage].get("failed", 0) > before[stage].get("failed", 0)]
     if failed:
-        topic = next(iter(failed))
-        render.talk(f"{sum(failed.values())} jobs failed: sjq list --topic {topic} --state failed says why")
+        render.talk(f"jobs of {', '.join(failed)} failed: sjq list --topic {failed[0]} --state failed says why")
         return 1
     chart = client.list("chart", State.SUCCEEDED, limit=1)[0]
     output = client.records.read(chart.job_id, "output.json") or b"{}"

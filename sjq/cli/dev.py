@@ -8,7 +8,7 @@ import click
 
 from sjq.cli import render
 from sjq.client import Client
-from sjq.errors import NoSuchJob
+from sjq.errors import NoSuchJob, UsageError
 from sjq.jobs import Job, Message, shown
 from sjq.states import State
 from sjq.topics import find_topic
@@ -30,6 +30,8 @@ def dev_command(topic: str, index: int | None, job_id: str | None) -> None:
     with Client() as client:
         handled = find_topic(topic, client.config)
         job = _waiting(client, topic, index or 0) if job_id is None else client.get(client.resolve(job_id))
+        if job.topic not in (None, topic):
+            render.talk(f"warning: {shown(job.job_id)} is a job of {shown(job.topic or '')}, not of {topic}")
         message = _message(client, topic, job)
         render.talk(f"{shown(job.job_id)} ({job.state}) with topics/{handled.script.name}")
         done = rehearse(client.config, handled, message, attempt=max(1, job.attempt))
@@ -47,13 +49,17 @@ def _waiting(client: Client, topic: str, index: int) -> Job:
     jobs = client.broker.list(topic, State.INCOMING, after=index, limit=1)
     if not jobs:
         raise NoSuchJob(f"topic {topic!r} has no waiting job {index}: create one, or name an ended one with --job")
-    return jobs[0]
+    return client.get(jobs[0].job_id)
 
 
 def _message(client: Client, topic: str, job: Job) -> Message:
     if job.data is None:
+        if job.state is State.INCOMING:
+            raise UsageError(f"the message of {shown(job.job_id)} is malformed: a worker fails it, and says why")
         raise NoSuchJob(f"the input of {shown(job.job_id)} is not here: its record is on another host, or removed")
-    attachment = client.broker.attachment(job.job_id) or client.records.read(job.job_id, "attachment.bin")
+    attachment = client.broker.attachment(job.job_id)
+    if attachment is None:
+        attachment = client.records.read(job.job_id, "attachment.bin")
     return Message(
         job_id=job.job_id, topic=topic, data=job.data, parent_job_id=job.parent_job_id, attachment=attachment
     )

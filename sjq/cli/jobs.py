@@ -176,15 +176,14 @@ def logs_command(job_id: str) -> None:
 
 @click.command("retry", short_help="Send failed jobs back to wait.")
 @click.argument("topics", metavar="[TOPIC]...", nargs=-1)
-@click.option("--job", "job_ids", metavar="ID", multiple=True, help="This job; may be given several times.")
-def retry_command(topics: tuple[str, ...], job_ids: tuple[str, ...]) -> None:
+@click.option("--job", "first", metavar="ID...", multiple=True, help="These jobs.")
+def retry_command(topics: tuple[str, ...], first: tuple[str, ...]) -> None:
     """Send failed and timedout jobs back to wait, to be taken next in their old order.
 
     Of the TOPICs, of all topics when none is named, or single jobs by --job, the only way back for cancelled ones.
     Prints the ids.
     """
-    if topics and job_ids:
-        raise click.UsageError("give topics or --job, not both")
+    job_ids, topics = ((*first, *topics), ()) if first else ((), topics)
     with Client() as client:
         _warn_of_unknown(client, topics)
         sent = client.retry(topics, job_ids=[client.resolve(job_id) for job_id in job_ids])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ def _facts(client: Client, job: Job, metadata: Mapping[str, Any] | None) -> dict
         "memory": f"{usage['max_rss_bytes'] / 2**20:.1f} MiB" if usage else None,
         "stdout": _short(metadata["stdout"].encode()) if metadata["stdout"] else None,
         "stderr": _short(metadata["stderr"].encode(), tail=True) if metadata["stderr"] else None,
-        "again": f"{metadata['command']} {' '.join(metadata['args'])}",
+        "again": f"{metadata['command']} {shlex.join(metadata['args'])}",
     }
     return facts
 

@@ -25,7 +25,11 @@ class _Seconds(click.ParamType[float]):
 
 @click.command("worker", short_help="Run the jobs that wait.")
 @click.option(
-    "--topics", "first", metavar="TOPIC...", help="Only these topics; all of them or none. Default: all that are free."
+    "--topics",
+    "first",
+    metavar="TOPIC...",
+    multiple=True,
+    help="Only these topics; all of them or none. Default: all that are free.",
 )
 @click.argument("more", metavar="", nargs=-1)
 @click.option("--concurrency", type=click.IntRange(1), metavar="N", help="Slots per topic, over the config.")
@@ -33,7 +37,7 @@ class _Seconds(click.ParamType[float]):
 @click.option("--burst", is_flag=True, help="End when nothing waits or runs any more.")
 @click.option("--grace", type=_Seconds(), metavar="S", help="How long running jobs may go on after a signal to end.")
 def worker_command(
-    first: str | None,
+    first: tuple[str, ...],
     more: tuple[str, ...],
     concurrency: int | None,
     limit: int | None,
@@ -45,11 +49,11 @@ def worker_command(
     from sjq.config import load  # noqa: PLC0415
     from sjq.worker.loop import Options, Worker  # noqa: PLC0415
 
-    if more and first is None:
+    if more and not first:
         raise click.UsageError(f"unexpected {more[0]!r}: topics are named as in --topics {' '.join(more)}")
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     config = load()
-    topics = tuple(dict.fromkeys([*([] if first is None else [first]), *more]))
+    topics = tuple(dict.fromkeys([*first, *more]))
     broker = open_broker(config)
     options = Options(topics=topics, concurrency=concurrency, limit=limit, burst=burst, grace=grace)
     worker = Worker(config, broker, options)
@@ -64,7 +68,7 @@ def worker_command(
 
 @click.command("unlock", short_help="Free topics that a worker holds.")
 @click.argument("topics", metavar="[TOPIC]...", nargs=-1)
-@click.option("--force", is_flag=True, help="Even from a worker that lives.")
+@click.option("--force", is_flag=True, help="Even from a worker that lives; it goes on with what it runs.")
 def unlock_command(topics: tuple[str, ...], force: bool) -> None:
     """Free topics, by default all, and say who held them and since when. Refuses a live holder."""
     from sjq.client import Client  # noqa: PLC0415 - help does not pay for it
@@ -72,7 +76,7 @@ def unlock_command(topics: tuple[str, ...], force: bool) -> None:
     with Client() as client:
         freed = client.unlock(topics, force=force)
     for holder in freed:
-        since = f", since {shown(started)}" if (started := holder.facts.get("started")) else ""
+        since = f", since {shown(holder.since)}" if holder.since else ""
         render.line(f"{shown(holder.topic)} was held by {shown(holder.worker)}{since}")
     if not freed:
         render.talk("nothing was locked")

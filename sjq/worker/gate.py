@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 
 from sjq import clock
 from sjq.errors import EnvironmentFailed
@@ -19,15 +20,25 @@ _log = logging.getLogger("sjq.worker")
 class Gate:
     """Open while the topic is locked for this worker and its environment is built."""
 
-    def __init__(self, topic: Topic, executor: Executor) -> None:
+    def __init__(self, topic: Topic, executor: Executor, on_change: Callable[[], None]) -> None:
+        """Call `on_change` whenever the topic is held or goes on, which people want to hear of soon."""
         self.topic = topic
-        self.locked = False
-        self._executor = executor
+        self.locked_at: str | None = None
+        self._executor, self._on_change = executor, on_change
         self._building = threading.Lock()
         self._changing = threading.Lock()
         self._held: str | None = None
         self._retry_at = 0.0
         self._retry_s = FIRST_RETRY_S
+
+    @property
+    def locked(self) -> bool:
+        """Whether the topic is ours."""
+        return self.locked_at is not None
+
+    @locked.setter
+    def locked(self, ours: bool) -> None:
+        self.locked_at = clock.rfc3339(clock.now()) if ours else None
 
     @property
     def held(self) -> str | None:
@@ -68,6 +79,7 @@ class Gate:
             why,
             extra={"event": "held", "topic": self.topic.name},
         )
+        self._on_change()
 
     def _release(self) -> None:
         with self._changing:
@@ -75,6 +87,7 @@ class Gate:
                 return
             self._held = None
         _log.info("topic %s goes on", self.topic.name, extra={"event": "resumed", "topic": self.topic.name})
+        self._on_change()
 
     def ran_well(self) -> None:
         """Forget earlier faults: a job was run."""

@@ -42,6 +42,7 @@ class Heartbeat:
         self._on_lost_locks = on_lost_locks
         self._changed = threading.Condition()
         self._connected_since: float | None = None
+        self._last_beat = (clock.monotonic(), clock.now())
         self._due = False
         self._ending = False
         self._gave_up = False
@@ -72,12 +73,14 @@ class Heartbeat:
     def connected_for_s(self) -> float:
         """How long the broker has answered without a break."""
         with self._changed:
-            return 0.0 if self._connected_since is None else clock.monotonic() - self._connected_since
+            if self._connected_since is None or self._is_late():
+                return 0.0
+            return clock.monotonic() - self._connected_since
 
     def may_take_expired_locks(self) -> bool:
         """Whether an expired lock means that its holder is gone: after an outage everybody's has expired."""
         with self._changed:
-            was_away = self._was_away
+            was_away = self._was_away or self._is_late()
         return not was_away or self.connected_for_s() >= self._lease_s
 
     def wait_for_broker(self, why: str, pause_s: float) -> None:
@@ -126,10 +129,20 @@ class Heartbeat:
 
     def _beat(self) -> None:
         """Beat once. After an outage this comes first: before it, nobody else of this worker is let through."""
-        topics = self._topics()
+        with self._changed:
+            if self._is_late():
+                self._connected_since = None
+                self._was_away = True
+            expired = self._connected_since is None
         pulse = self._broker.heartbeat(
-            self._worker, self._facts(), lease_s=self._lease_s, topics=topics, leases=self._in_flight.leases()
+            self._worker,
+            self._facts(),
+            lease_s=self._lease_s,
+            topics=self._topics(),
+            leases=self._in_flight.leases(),
+            expired=expired,
         )
+        self._last_beat = (clock.monotonic(), clock.now())
         if pulse.lost_leases:
             self._in_flight.lose(pulse.lost_leases)
         if pulse.lost_locks:
@@ -140,6 +153,15 @@ class Heartbeat:
                 self._changed.notify_all()
                 if self._thread.is_alive():
                     _log.warning("the broker answers again", extra={"event": "connected"})
+
+    def _is_late(self) -> bool:
+        """Tell whether so long has passed since the last beat that our locks and leases may have expired.
+
+        Not the broker alone may have been away: a worker can be stopped, or sleep with the whole machine, for which one
+        of the clocks stands still.
+        """
+        monotonic, wall = self._last_beat
+        return max(clock.monotonic() - monotonic, clock.now() - wall) >= self._lease_s
 
     def _lost(self, why: str) -> None:
         if self._connected_since is not None:

@@ -180,7 +180,7 @@ class Worker:
         assert self._wakeup is not None  # noqa: S101 - it listens before the first topic is taken
         if self._options.concurrency is not None:
             topic = replace(topic, policy=replace(topic.policy, concurrency=self._options.concurrency))
-        gate = self._gates[topic.name] = Gate(topic, self._executor)
+        gate = self._gates[topic.name] = Gate(topic, self._executor, self._heartbeat.beat_now)
         gate.locked = locked
         for _ in range(topic.policy.concurrency):
             slot = Slot(
@@ -238,7 +238,7 @@ class Worker:
             if (gate := self._gates.get(name)) and gate.locked:
                 gate.locked = False
                 _log.warning(
-                    "topic %s was taken over by another worker: standing by for it",
+                    "topic %s was unlocked, or taken over by another worker: standing by for it",
                     name,
                     extra={"event": "lock_lost", "topic": name},
                 )
@@ -293,7 +293,7 @@ class Worker:
         return {
             **self._identity.fields(),
             LOCK_FILE: str(self._lock_file.path),
-            "topics": msgspec.json.encode([name for name, gate in gates if gate.locked]).decode(),
+            "topics": msgspec.json.encode({name: gate.locked_at for name, gate in gates if gate.locked}).decode(),
             "held": msgspec.json.encode(held).decode(),
             "in_flight": str(len(self._in_flight.leases())),
             "started": self._started,
@@ -367,7 +367,7 @@ def _held_by(holders: Collection[Holder]) -> str:
     described = []
     for holder in holders:
         if holder.expires:
-            described.append(f"topic {holder.topic!r} is held by worker {shown(holder.worker)}")
+            described.append(f"{holder.described()}: stop it first")
         else:
             described.append(
                 f"topic {holder.topic!r} is locked by {holder.worker!r} without expiry, as an older sjq did; if that "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -130,6 +131,12 @@ class Recovery:
 
     def repair_records(self) -> None:
         """Publish what was sealed and settled, delete what came to nothing, and report what nobody knows."""
+        # One worker at a time: what the other has just published would pass for the record of an earlier attempt.
+        with (self._lock_files / "repairing").open("ab") as turn:
+            fcntl.flock(turn, fcntl.LOCK_EX)
+            self._repair_all()
+
+    def _repair_all(self) -> None:
         attempts = list(self._records.unpublished())
         files = list(abandoned(self._lock_files))
         if not attempts and not files:

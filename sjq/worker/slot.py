@@ -133,7 +133,9 @@ class Slot:
         with self._attempts.in_flight.taking(fence):
             while True:
                 try:
-                    taken = self._broker.take(topic, worker, fence, published=self._published, again=again)
+                    # Meanwhile the lock may be lost, or the worker be told to stop: then it is only asked what we have.
+                    anew = not again or (self.gate.locked and not self._stopping.is_set())
+                    taken = self._broker.take(topic, worker, fence, published=self._published, again=again, anew=anew)
                 except (BrokerDown, ConfigError) as error:
                     self._heartbeat.wait_for_broker(str(error), pause_s)
                     again, pause_s = True, longer(pause_s)

@@ -56,8 +56,15 @@ class Hand:
         assert lease is None
         return ids
 
-    def beat(self, lease_s: float = 60, topics: Collection[str] = (), leases: Collection[Lease] = ()) -> Pulse:
-        return self.broker.heartbeat(self.id, FACTS, lease_s=lease_s, topics=topics, leases=leases)
+    def beat(
+        self,
+        lease_s: float = 60,
+        topics: Collection[str] = (),
+        leases: Collection[Lease] = (),
+        *,
+        expired: bool = False,
+    ) -> Pulse:
+        return self.broker.heartbeat(self.id, FACTS, lease_s=lease_s, topics=topics, leases=leases, expired=expired)
 
     def alive(self) -> bool:
         return self.id in self.broker.workers()

@@ -123,3 +123,16 @@ def test_an_attachment_whose_answer_is_lost_does_not_lose_the_job(config: Config
         lease = far.take(TOPIC, hand.id, fence, again=True)
         assert isinstance(lease, Lease)
         assert (lease.attempt, lease.message.attachment) == (1, b"x")
+
+
+def test_a_take_that_is_repeated_by_a_worker_that_stops_takes_no_other_job(sjq: Broker) -> None:
+    create(sjq, "a", "b")
+    hand = Hand(sjq)
+    fence = hand.fence()
+    assert sjq.take(TOPIC, hand.id, fence, again=True, anew=False) is None
+    first = sjq.take(TOPIC, hand.id, fence)
+    assert sjq.take(TOPIC, hand.id, fence, again=True, anew=False) == first
+    assert waiting(sjq) == ["b"]
+    assert isinstance(first, Lease)
+    assert sjq.settle(first, succeeded())
+    assert hand.drain() == ["b"]

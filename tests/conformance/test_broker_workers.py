@@ -122,7 +122,7 @@ def test_a_heartbeat_tells_of_locks_that_another_took(broker: Broker) -> None:
     hand, other = Hand(broker), Hand(broker)
     broker.lock(["a", "b"], hand.id, SHORT_S)
     until(lambda: not broker.lock(["a"], other.id, 60), what="the end of the lock")
-    assert hand.beat(topics=["a", "b"]).lost_locks == {"a"}
+    assert hand.beat(topics=["a", "b"], expired=True).lost_locks == {"a"}
     assert {holder.topic: holder.worker for holder in broker.holders(["a", "b"])} == {"a": other.id, "b": hand.id}
 
 
@@ -130,8 +130,17 @@ def test_a_heartbeat_takes_back_a_lock_that_expired_and_nobody_took(broker: Brok
     hand = Hand(broker)
     broker.lock(["a"], hand.id, SHORT_S)
     until(lambda: not broker.holders(["a"]), what="the end of the lock")
-    assert hand.beat(topics=["a"]).lost_locks == frozenset()
+    assert hand.beat(topics=["a"], expired=True).lost_locks == frozenset()
     assert broker.holders(["a"]) == [held("a", hand.id, FACTS)]
+
+
+def test_a_lock_that_somebody_freed_is_lost_to_a_worker_that_was_never_away(broker: Broker) -> None:
+    hand = Hand(broker)
+    broker.lock(["a", "b"], hand.id, 60)
+    assert hand.beat(topics=["a", "b"]).lost_locks == frozenset()
+    assert broker.unlock(held("a", hand.id))
+    assert hand.beat(topics=["a", "b"]).lost_locks == {"a"}
+    assert {holder.topic for holder in broker.holders(["a", "b"])} == {"b"}
 
 
 def test_a_heartbeat_does_not_renew_locks_that_it_does_not_name(broker: Broker) -> None:
@@ -207,6 +216,7 @@ def test_a_heartbeat_carries_hundreds_of_locks_and_leases(broker: Broker) -> Non
 
 def test_two_connections_see_the_same_workers_and_locks(broker: Broker, other_broker: Broker) -> None:
     hand = Hand(broker)
+    broker.lock(["a"], hand.id, 60)
     hand.beat(topics=["a"])
     assert other_broker.workers() == {hand.id: FACTS}
     assert other_broker.holders(["a"]) == [held("a", hand.id, FACTS)]

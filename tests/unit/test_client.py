@@ -451,9 +451,9 @@ def lock(client: Client, topic: str, worker: str, **facts: str) -> None:
 def test_the_lock_of_a_living_worker_stays_unless_forced(client: Client) -> None:
     client.create("t", 1)
     me = identity.WorkerIdentity.of_this_process()
-    lock(client, "t", me.id, **me.fields(), started="2026-11-21T23:15:03Z")
+    lock(client, "t", me.id, **me.fields(), started="2025-11-21T23:15:03Z", topics='{"t": "2026-11-21T23:15:03Z"}')
     lock(client, "dead", "w", **{**me.fields(), "start": "1"})
-    with pytest.raises(LockHeld, match=r"topic 't' is held by worker .*, which lives, since 2026-.*--force"):
+    with pytest.raises(LockHeld, match=r"topic 't' is held by worker .*, since 2026-.*--force"):
         client.unlock(["t", "dead"])
     assert [holder.topic for holder in client.broker.holders(["t", "dead"])] == ["t", "dead"]
     assert [holder.worker for holder in client.unlock(["t", "dead"], force=True)] == [me.id, "w"]

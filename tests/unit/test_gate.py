@@ -75,7 +75,7 @@ def executor() -> Building:
 @pytest.fixture
 def gate(executor: Building, now: list[float]) -> Gate:
     assert now
-    opened = Gate(TOPIC, executor)
+    opened = Gate(TOPIC, executor, lambda: None)
     opened.locked = True
     return opened
 

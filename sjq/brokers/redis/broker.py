@@ -39,12 +39,19 @@ class RedisBroker(Inspection):
     # The life of an attempt.
 
     def take(
-        self, topic: str, worker: str, fence: str, *, published: Collection[str] = (), again: bool = False
+        self,
+        topic: str,
+        worker: str,
+        fence: str,
+        *,
+        published: Collection[str] = (),
+        again: bool = False,
+        anew: bool = True,
     ) -> Lease | Malformed | None:
         """Lease the next job, and decode its message here, where a malformed one can be settled."""
         answer: object = "more"
         while answer in ("more", b"more"):
-            answer = self._take(topic, worker, fence, published, again=again)
+            answer = self._take(topic, worker, fence, published, again=again, anew=anew)
         if answer is None:
             return None
         assert isinstance(answer, list)  # noqa: S101 - the script's only other answer
@@ -68,9 +75,12 @@ class RedisBroker(Inspection):
             earlier=_attempts(history),
         )
 
-    def _take(self, topic: str, worker: str, fence: str, published: Collection[str], *, again: bool) -> object:
+    def _take(
+        self, topic: str, worker: str, fence: str, published: Collection[str], *, again: bool, anew: bool
+    ) -> object:
         def run(again: int) -> object:
             named: dict[str, Argument] = {"topic": topic, "worker": worker, "fence": fence, "again": again}
+            named["anew"] = int(anew)
             stubs = [id_to_bytes(job_id) for job_id in published]
             return self.server.run("take", stubs, repeat=False, stub_s=STUB_SECONDS, **named)
 
@@ -117,6 +127,7 @@ class RedisBroker(Inspection):
         lease_s: float,
         topics: Collection[str] = (),
         leases: Collection[Lease] = (),
+        expired: bool = False,
     ) -> Pulse:
         """Renew everything in one script call."""
         flat: list[Argument] = [part for fact in facts.items() for part in fact]
@@ -128,6 +139,7 @@ class RedisBroker(Inspection):
             flat,
             worker=worker,
             lease_ms=_ms(lease_s),
+            expired=int(expired),
             facts_n=2 * len(facts),
             topics_n=len(topics),
         )

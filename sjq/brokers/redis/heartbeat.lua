@@ -1,7 +1,8 @@
 -- Keep a worker, its locks and the proof of its leases alive.
 -- One step and one round trip, so that a worker is never alive without its locks or the other way round.
--- ARGV prefix worker lease_ms facts_n topics_n rest...  (rest: facts, topics, then id and fence of each lease)
+-- ARGV prefix worker lease_ms expired facts_n topics_n rest...  (rest: facts, topics, then id and fence of each lease)
 -- READS job_state:<id>  WRITES worker:<id> lock:<topic>
+-- A lock that nobody holds has expired, if that may be, or somebody freed it; then it is lost.
 -- RETURNS {topics whose lock is lost}, {fences that are lost}
 local me = key('worker', worker)
 redis.call('DEL', me)
@@ -13,7 +14,7 @@ local last = tonumber(facts_n) + tonumber(topics_n)
 for i = first, last do
   local lock = key('lock', rest[i])
   local holder = holder_of(rest[i])
-  if not holder then
+  if not holder and expired == '1' then
     redis.call('SET', lock, worker, 'PX', lease_ms)
   elseif holder == worker then
     redis.call('PEXPIRE', lock, lease_ms)

@@ -18,6 +18,9 @@ from sjq.states import ENDED, Reason, State
 STEP = 500
 """How many jobs one command looks at, so that the server is never busy for long."""
 
+PORTION_BYTES = 4 << 20
+"""How much of messages is read at once where many are looked at."""
+
 _LISTS = {
     State.INCOMING: "incoming",
     State.PROCESSING: "processing",
@@ -75,26 +78,32 @@ class Inspection(Broker):
         if state not in _LISTS:
             return []
         jobs: list[Job] = []
-        for ids in self._pages(f"{self.server.prefix}{_LISTS[state]}:{topic}", after):
+        step = min(limit, STEP)
+        for ids in self._pages(f"{self.server.prefix}{_LISTS[state]}:{topic}", after, step):
             jobs += [job for job in self._jobs(ids, topic, state) if job.state is state]
             if len(jobs) >= limit:
                 break
         return jobs[:limit]
 
-    def _pages(self, name: str, after: int = 0) -> Iterator[Sequence[str]]:
+    def _pages(self, name: str, after: int, step: int) -> Iterator[Sequence[str]]:
         while True:
-            (raw_ids,) = self.server.ask_all([("LRANGE", name, after, after + STEP - 1)], spoilt=True)
+            (raw_ids,) = self.server.ask_all([("LRANGE", name, after, after + step - 1)], spoilt=True)
             if not raw_ids or isinstance(raw_ids, Exception):
                 return
             yield [id_from_bytes(raw_id) for raw_id in raw_ids]
-            after += STEP
+            after += step
 
     def _jobs(self, ids: Sequence[str], topic: str, fallback: State) -> Sequence[Job]:
-        answers = self.server.ask_all((command for job_id in ids for command in self._look_at(job_id)), spoilt=True)
+        """Return jobs without their data; of all messages together no more than a few megabytes are held at once."""
+        keys = [self.keys.job_data(job_id) for job_id in ids]
+        sizes = self.server.ask_all((("STRLEN", key) for key in keys), spoilt=True)
         jobs = []
-        for job_id, state, text in zip(ids, answers[::2], answers[1::2], strict=True):
-            with suppress(WrongState):  # of a newer sjq
-                jobs.append(_job(job_id, state, _message(job_id, text), topic, fallback))
+        for start, end in _portions([size if isinstance(size, int) else 0 for size in sizes]):
+            commands = (command for job_id in ids[start:end] for command in self._look_at(job_id))
+            answers = self.server.ask_all(commands, spoilt=True)
+            for job_id, state, text in zip(ids[start:end], answers[::2], answers[1::2], strict=True):
+                with suppress(WrongState):  # of a newer sjq
+                    jobs.append(replace(_job(job_id, state, _message(job_id, text), topic, fallback), data=None))
         return jobs
 
     def _look_at(self, job_id: str) -> tuple[tuple[str, bytes], ...]:
@@ -251,6 +260,18 @@ def _job(
 def number(text: str | bytes | None) -> int | None:
     """Return what the broker counted; None where nothing was, or somebody wrote something else there."""
     return int(text) if text and text.isascii() and text.isdigit() and len(text) < 20 else None
+
+
+def _portions(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Yield where portions of at most PORTION_BYTES begin and end; what is larger is a portion of its own."""
+    start = total = 0
+    for index, size in enumerate(sizes):
+        if total and total + size > PORTION_BYTES:
+            yield start, index
+            start, total = index, 0
+        total += size
+    if sizes:
+        yield start, len(sizes)
 
 
 def _length(answer: int | Exception) -> int:

@@ -1,7 +1,7 @@
 -- incoming -> processing: lease the next job under a fence that the worker made.
 -- One step, so that the id is always in a list, and leased to somebody while it is in `processing`. An id whose
 -- state is anything but none or incoming is dropped: it was pushed again. The stubs of published jobs start to expire.
--- ARGV prefix length topic worker fence again stub_s published...
+-- ARGV prefix length topic worker fence again anew stub_s published...
 -- READS job_data:<id>  WRITES job_data:<id> job_attachment:<id> incoming:<topic> processing:<topic> job_state:<id> stats:<topic> events
 -- RETURNS false when nothing waits, 'more' when it only dropped, or
 --   {id, message, attempt, taken ms, waiting since ms, history}
@@ -29,6 +29,7 @@ if again == '1' then
   end
 end
 
+if anew == '0' then return false end
 for _ = 1, 100 do
   local id = redis.call('LINDEX', incoming, 0)
   if not id then return false end
