@@ -196,11 +196,14 @@ def _url_of(top: Mapping[str, object], reader: _Reader) -> str | None:
 def _options_of(top: Mapping[str, object], reader: _Reader) -> Mapping[str, object] | None:
     if not isinstance(options := top.get("redis"), dict):
         return None
-    return reader.table(options, "redis", {name: _typed(kind) for name, kind in REDIS_OPTIONS.items()})
+    checks = {name: _typed(kind) for name, kind in REDIS_OPTIONS.items()}
+    return reader.table(options, "redis", {**checks, "port": _port})
 
 
 def _broker_url(url: str, where: str) -> str:
     schemes = ("redis://", "rediss://", "unix://", "memory://", "embedded://")
+    if url.startswith("embedded://") and url != "embedded://":
+        raise ConfigError(f"{where}: {url!r}: the embedded server has its place in .sjq/; write embedded://")
     if not url.startswith(schemes):
         raise ConfigError(f"{where}: {without_password(url)!r} is no broker's URL: expected {', '.join(schemes)}")
     return url
@@ -291,6 +294,18 @@ def _script(value: object) -> str:
     return value
 
 
+def _prefix(value: object) -> str:
+    if not isinstance(value, str) or not value.isprintable():
+        raise ValueError("a text of printable characters")
+    return value
+
+
+def _port(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 65536:
+        raise ValueError("a port, a whole number from 1 to 65535")
+    return value
+
+
 def _url_or_options(value: object) -> object:
     if not isinstance(value, str | dict):
         raise ValueError("a URL, or an object with the arguments of a Redis client")
@@ -312,7 +327,7 @@ _TOP: Mapping[str, _Check] = {
     "broker": _typed(str),
     "defaults": _anything,
     "events": _anything,
-    "prefix": _typed(str),
+    "prefix": _prefix,
     "redis": _url_or_options,
     "topics": _anything,
     "worker": _anything,

@@ -44,7 +44,9 @@ _OF_ATTEMPT = ("output.json", "stdout.log", "stderr.log", "metadata.json")
 
 _SAFE = re.compile(rb"[A-Za-z0-9._-]")
 _ANY_DIGEST = "[a-z2-7]" * 16
-_FILE = re.compile(rf"(?P<name>.+)-(?P<kind>{'|'.join(map(re.escape, KINDS))})(?:\.(?P<digest>[a-z2-7]{{16}}))?")
+_FILE = re.compile(
+    rf"(?P<name>.+)-(?P<kind>{'|'.join(map(re.escape, KINDS))})(?:\.(?P<digest>[a-z2-7]{{16}})(?:\.part)?)?"
+)
 
 
 def file_name(job_id: str) -> str:
@@ -113,6 +115,11 @@ class Record:
         """Return a file's name while it is this attempt's alone."""
         return self.folder / f"{self.name}-{kind}.{self.digest}"
 
+    @property
+    def _half_written(self) -> Path:
+        """What a handler that is killed leaves of its output."""
+        return self.output.with_name(f"{self.output.name}.part")
+
     def printed(self) -> tuple[str, str]:
         """Return what the attempt printed to stdout and stderr, cut in the middle where it is long."""
         return _shortened(self.stdout), _shortened(self.stderr)
@@ -134,6 +141,7 @@ class Record:
     def seal(self, metadata: Mapping[str, object]) -> None:
         """Complete the attempt's files: after this, only names change."""
         self.folder.mkdir(parents=True, exist_ok=True)  # a handler may have removed it
+        _remove(self._half_written)
         for path in (self.output, self.stdout, self.stderr):
             with contextlib.suppress(FileNotFoundError):
                 found = path.lstat()
@@ -173,8 +181,8 @@ class Record:
 
     def discard(self) -> None:
         """Remove what the attempt wrote."""
-        for kind in KINDS:
-            _remove(self.own(kind))
+        for path in (*(self.own(kind) for kind in KINDS), self._half_written):
+            _remove(path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +219,8 @@ class Records:
         self._write(record.input, lease.message.data, record.digest)
         if lease.message.attachment is not None:
             self._write(record.published("attachment.bin"), lease.message.attachment, record.digest)
+        else:
+            _remove(record.published("attachment.bin"))  # of an earlier life of the id
 
     def _write(self, path: Path, content: bytes, digest: str) -> None:
         beside = path.with_name(f"{path.name}.{digest}")
@@ -236,8 +246,9 @@ class Records:
         found: dict[str, Path] = {}
         for stream in ("stdout", "stderr"):
             own = sorted(self.folder.glob(f"{_literal(name)}-{stream}.log.{_ANY_DIGEST}"), key=_modified)
-            published = self.folder / f"{name}-{stream}.log"
-            for path in (*own[-1:], published):
+            ended = _modified(self.folder / f"{name}-metadata.json")
+            running = [path for path in own[-1:] if _modified(path) > ended]  # or it is what a dead worker left
+            for path in (*running, self.folder / f"{name}-{stream}.log"):
                 if path.exists():
                     found[stream] = path
                     break
@@ -269,7 +280,8 @@ class Records:
             return
         for name, digest in sorted(attempts):
             metadata = _read_metadata(self.folder / f"{name}-metadata.json.{digest}")
-            job_id = str(metadata["job_id"]) if metadata else _id_of(name)
+            known = metadata or self.by_name(name)  # a long id cannot be told from its name
+            job_id = str(known["job_id"]) if known else _id_of(name)
             yield Unpublished(name, digest, job_id, sealed=metadata is not None)
 
     def is_sealed(self, attempt: Unpublished) -> bool:
@@ -282,8 +294,7 @@ class Records:
 
     def discard(self, attempt: Unpublished) -> None:
         """Remove every file of an attempt that came to nothing."""
-        for kind in KINDS:
-            _remove(self.folder / f"{attempt.name}-{kind}.{attempt.digest}")
+        Record(self.folder, attempt.name, attempt.digest, attached=False).discard()
 
 
 def _put(path: Path, final: Path) -> None:

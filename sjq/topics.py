@@ -28,7 +28,12 @@ def find_topics(config: Config) -> tuple[dict[str, Topic], dict[str, str]]:
     unfit: dict[str, str] = {}
     claimed = {policy.script for policy in config.topics.values() if policy.script}
     for path in sorted(config.topics_folder.glob("*.py")):
+        if path.name.startswith("_") and path.stem in sys.stdlib_module_names:
+            unfit[path.name] = f"topics/{path.name} shadows the module {path.stem!r} for every handler: rename it"
         if path.name.startswith("_") or path.name in claimed or not path.is_file():
+            continue
+        if (mapped := config.policy(path.stem).script) and mapped != path.name:
+            unfit[path.name] = f"topics/{path.name} is nobody's handler: topic {path.stem!r} is mapped to {mapped}"
             continue
         try:
             topics[path.stem] = _topic(path.stem, path, config)

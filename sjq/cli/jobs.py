@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +54,8 @@ def create_command(
     if jsonl is not None and given is not None:
         raise click.UsageError("give INPUT or --jsonl, not both")
     with Client() as client:
+        if (client.config.broker or "").startswith("memory://"):
+            raise UsageError("memory:// lives in one process: the job would be gone when this command ends")
         parent_job_id = parent_job_id and _parent(client, parent_job_id)
         if jsonl is not None:
             for job_id in client.create_many(topic, _lines(jsonl), parent_job_id=parent_job_id):
@@ -149,6 +152,8 @@ def list_command(topic: str | None, state: str | None, limit: int, as_json: bool
         render.json([render.job_as_json(job) for job in found])
     elif found:
         render.jobs(found)
+        if limit in Counter((job.topic, job.state) for job in found).values():
+            render.talk(f"at most {limit} of each topic and state are shown: --limit shows more")
     else:
         render.talk("no jobs")
 

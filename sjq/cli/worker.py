@@ -57,8 +57,9 @@ def worker_command(
     broker = open_broker(config)
     options = Options(topics=topics, concurrency=concurrency, limit=limit, burst=burst, grace=grace)
     worker = Worker(config, broker, options)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: worker.request_stop())
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, lambda *_: worker.request_stop())
     try:
         code = worker.run()
     finally:

@@ -25,6 +25,7 @@ environments are never removed from the folder, since a process elsewhere may be
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import shlex
 import shutil
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 
     from sjq.executors.installed import Installed
 
+_log = logging.getLogger("sjq.executor")
 _MARK = "complete"
 _LOOK_S = 0.05  # how often one that waits looks whether the other has built
 
@@ -147,7 +149,10 @@ class Environments:
                 answer = self._kept(needs.key)
                 if answer is None:
                     with self._alone(needs.key):
-                        answer = self._kept(needs.key) or self._make(script, needs)
+                        answer = self._kept(needs.key)
+                        if answer is None:
+                            _log.info("%s: uv prepares its environment", name, extra={"event": "building"})
+                            answer = self._make(script, needs)
                 if answer is not None:
                     return answer.environment()
         except OSError as error:

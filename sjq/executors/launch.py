@@ -30,6 +30,7 @@ def keep_handler_package(root: Path) -> None:
     if present == source:
         return
     target.mkdir(parents=True, exist_ok=True)
+    (root / ".sjq" / ".gitignore").write_text("*\n")
     for name, content in source.items():
         beside = target / f"{name}.{os.getpid()}"
         beside.write_bytes(content)

@@ -94,13 +94,14 @@ class LocalExecutor(Executor):
         """Free the keeper; tell whether the task was killed."""
         with self._changing:
             del self._running[task.output]
-            if not slot.broken and not self._closed:
+            usable = not slot.broken and not self._closed
+            if usable:
                 self._idle.append(slot)
-            else:
-                slot.close()
             killed = task.output in self._doomed
             self._doomed.discard(task.output)
-            return killed
+        if not usable:
+            slot.close()
+        return killed
 
     def _is_doomed(self, task: Task) -> bool:
         with self._changing:

@@ -109,5 +109,6 @@ def job(function: Callable[..., object]) -> Handler:
 
 def __getattr__(name: str) -> object:
     if name in _LATER:
-        raise AttributeError(f"sjq.{name} is not built yet; this version has sjq.job and sjq.Next")
+        # No AttributeError: `from sjq import` would put a sentence of its own in the place of ours.
+        raise ImportError(f"sjq.{name} is not built yet; this version has sjq.job and sjq.Next")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

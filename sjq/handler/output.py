@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from typing import Any
 
 _NEXT_KEYS = frozenset(("attachment", "data", "topic"))
+_RAW_KEYS = (
+    ("next_topic", (str,), "a topic"),
+    ("next_topics", (list, tuple), "a list of topics"),
+    ("next", (list, tuple), "a list of Next"),
+)
 _DEEPEST = 1000  # levels, about what json goes into
 _HINTS = {
     "bytes": "decode it, or write it to a file and return the file's name",
@@ -44,7 +49,7 @@ def _shaped(result: object, root: str) -> dict[str, object]:
         return {"data": None, "next": _next_jobs(result, root)}
     if isinstance(result, dict):
         return _raw(result, root) or {"data": result}
-    if isinstance(result, tuple) and len(result) == 2 and _are_topics(result[1]):
+    if type(result) is tuple and len(result) == 2 and _are_topics(result[1]):
         return _with_topics(result[0], result[1], "the second value of the returned pair")
     if type(result) is tuple:
         # As data it would end the pipeline without a word, where a topic stands in the wrong place or misses brackets.
@@ -63,18 +68,23 @@ def _are_topics(value: object) -> bool:
 
 
 def _raw(result: dict[Any, Any], root: str) -> dict[str, object] | None:
-    # Keys and kinds of values decide together: the answer of a web service may well have "data" and "next".
     if "data" not in result or len(result) > 2:
         return None
     data = result["data"]
-    for key, value in result.items():
-        if key == "next_topic" and (value is None or isinstance(value, str)):
+    for key, kind, meant in _RAW_KEYS:
+        if key not in result:
+            continue
+        value = result[key]
+        # The keys decide: taken for data, a slip here would end the pipeline without a word.
+        if value is not None and not isinstance(value, kind):
+            raise NotAnOutput(
+                f"{key} is {a(value)}, and beside `data` it is {meant}; if all of it is the job's data, "
+                'return {"data": {...}}'
+            )
+        if key != "next":
             return _with_topics(data, value, key)
-        if key == "next_topics" and (value is None or isinstance(value, (list, tuple))):
-            return _with_topics(data, value, key)
-        if key == "next" and isinstance(value, (list, tuple)):
-            jobs = _next_jobs(value, root, raw=True)
-            return {"data": data, "next": jobs} if jobs else {"data": data}
+        jobs = _next_jobs(list(value or ()), root, raw=True)
+        return {"data": data, "next": jobs} if jobs else {"data": data}
     return {"data": data} if len(result) == 1 else None
 
 

@@ -56,6 +56,11 @@ class Job:
         self.attempt = int(attempt) if attempt.isdecimal() else 1
         self.parent = os.environ.get("SJQ_PARENT_JOB_ID") or None
 
+    def __getattr__(self, name: str) -> object:
+        if name == "progress":
+            raise AttributeError("job.progress() is not built yet: leave it out")
+        raise AttributeError(f"a job has no attribute {name!r}; it has {', '.join(self.__slots__)}")
+
     def __repr__(self) -> str:
         return f"Job(id={self.id!r}, topic={self.topic!r}, attempt={self.attempt}, parent={self.parent!r})"
 
@@ -161,9 +166,9 @@ def _checked(handler: Handler, name: str, data: object) -> object:
 
 def _write(path: str, content: bytes) -> None:
     # Beside, then renamed: whoever looks sees a whole output or none.
-    part = f"{path}.{os.getpid()}.part"
+    part = f"{path}.part"
     try:
-        with open(part, "xb") as file:
+        with open(part, "wb") as file:
             file.write(content)
         os.replace(part, path)
     except OSError as error:

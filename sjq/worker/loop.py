@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -14,7 +14,7 @@ import sjq
 from sjq import clock, identity
 from sjq.brokers.base import Broker, Holder, Wakeup
 from sjq.config import Config
-from sjq.errors import BrokerDown, ConfigError, LockHeld
+from sjq.errors import BrokerDown, ConfigError, Error, LockHeld
 from sjq.executors.local import LocalExecutor
 from sjq.identity import WorkerIdentity
 from sjq.jobs import shown
@@ -35,6 +35,9 @@ BEAT_S = 0.2
 
 LOOK_S = 1.0
 """How often it looks for new topics."""
+
+TICK_S = 2.0
+"""What the clock of a file system may be coarse by."""
 
 PATIENCE_S = 5.0
 """How long an end waits for what does not answer: a keeper, a broker."""
@@ -70,11 +73,14 @@ class Worker:
         self._topics_changed: int | None = -1
         self._locked_first: list[str] = []
         """Topics that are locked before they have a gate; the heartbeat renews them too."""
-        self._cut_off: Mapping[str, str] = {}
-        """Topics that are not locked yet because a worker of their jobs may come back, and that worker."""
+        self._awaited: dict[str, str] = {}
+        """Topics that are not locked yet, and the silent or dying worker whose end or return is waited for."""
         self._wakeup: Wakeup | None = None
         self._changed = threading.Condition()
+        self._said = ""
+        """What the broker refused last; said once, and not at every look."""
         self._stop_requests = 0
+        self._next_care = 0.0
         self._quota = Quota(options.limit)
         self._fence_numbers = itertools.count(1)
 
@@ -148,9 +154,9 @@ class Worker:
 
     def _say_what_is_served(self) -> None:
         served = ", ".join(sorted(name for name, gate in self._gates.items() if gate.locked)) or "no topic yet"
-        waiting = sorted(name for name, gate in self._gates.items() if not gate.locked and name not in self._cut_off)
+        waiting = sorted(name for name, gate in self._gates.items() if not gate.locked and name not in self._awaited)
         further = f"; stands by for {', '.join(waiting)}, which other workers hold" if waiting else ""
-        for name, worker in self._cut_off.items():
+        for name, worker in self._awaited.items():
             further += f"; waits up to {self._lease_s:g} s for {shown(worker)}, which is silent and has jobs of {name}"
         extra = {"event": "worker_started", "worker": self.id}
         _log.info("worker %s serves %s%s", self.id, served, further, extra=extra)
@@ -201,12 +207,14 @@ class Worker:
             changed = self._config.topics_folder.stat().st_mtime_ns
         except FileNotFoundError:
             changed = None
-        if changed == self._topics_changed:
+        # A file that appears within the same tick of the file system's clock changes nothing more.
+        if changed == self._topics_changed and clock.now() > (changed or 0) / 1e9 + TICK_S:
             return
         topics, unfit = find_topics(self._config)
         for name, topic in topics.items():
             if name not in self._gates:
                 self._add(topic, locked=False)
+                self._next_care = 0.0
         for file, why in unfit.items():
             if self._unfit.get(file) != why:
                 _log.warning("%s", why, extra={"event": "unfit", "file": file})
@@ -219,19 +227,23 @@ class Worker:
         if not self._heartbeat.may_take_expired_locks():
             return
         wanted = {name: gate for name, gate in self._gates.items() if not gate.locked}
-        self._cut_off = self._recovery.cut_off(wanted)
-        for name, gate in wanted.items():
-            if name not in self._cut_off and self._lock(name):
-                self._recovery.recover([gate.topic])  # first, so that what was lost is taken before what waits
-                gate.locked = True
+        self._awaited = dict(self._recovery.cut_off(wanted))
+        for name in wanted.keys() - self._awaited.keys():
+            holders = self._lock(name)
+            if holders and _will_end(holders[0]):
+                self._awaited[name] = holders[0].worker
+            if not holders:
+                self._recovery.recover([wanted[name].topic])  # first: what was lost is taken before what waits
+                wanted[name].locked = True
                 if self._wakeup:
                     self._wakeup.poke()
 
-    def _lock(self, topic: str) -> bool:
+    def _lock(self, topic: str) -> Sequence[Holder]:
+        """Lock a topic, and return its holders if that cannot be."""
         held = self._broker.lock([topic], self.id, self._lease_s)
         if held and not self._recovery.free(held):
             held = self._broker.lock([topic], self.id, self._lease_s)
-        return not held
+        return held
 
     def _lose_locks(self, topics: Collection[str]) -> None:
         for name in topics:
@@ -252,32 +264,43 @@ class Worker:
 
     def _loop(self, named: Collection[Topic]) -> None:
         care_every_s = max(BEAT_S, self._lease_s / 3)
-        next_care = next_look = clock.monotonic()
+        self._next_care = next_look = clock.monotonic()
         while not self._stop_requests and not self._quota.used_up:
             try:
                 now = clock.monotonic()
                 if not named and now >= next_look:
                     next_look = now + LOOK_S
                     self._look_for_topics()
-                if now >= next_care:
-                    next_care = now + care_every_s
+                if now >= self._next_care:
+                    self._next_care = now + care_every_s
                     self._care()
                 if self._options.burst and self._done():
+                    self._say_what_is_left()
                     return
             except (BrokerDown, ConfigError):
                 pass  # away, or refusing us: the heartbeat says so, and brings it back
+            except Error as error:
+                if str(error) != self._said:
+                    self._said = str(error)
+                    _log.warning("%s", error, extra={"event": "refused"})
             except Exception:  # noqa: BLE001 - running jobs are worth more than an early end; it is tried again
                 _log.exception("a fault in sjq itself", extra={"event": "fault"})
             self._pause(BEAT_S)
 
     def _done(self) -> bool:
         """Tell whether nothing waits or runs on the topics that are served."""
-        if self._cut_off or not all(slot.idle for slot in self._slots):
+        if self._awaited or not all(slot.idle for slot in self._slots):
             return False
         served = [name for name, gate in self._gates.items() if gate.locked and not gate.held]
         counts = self._broker.counts(served)
         open_jobs = sum(count.states[State.INCOMING] + count.states[State.PROCESSING] for count in counts)
         return open_jobs == 0 and all(slot.idle for slot in self._slots)
+
+    def _say_what_is_left(self) -> None:
+        """Say of a burst what it did not do because other workers have it."""
+        for count in self._broker.counts([name for name, gate in self._gates.items() if not gate.locked]):
+            if left := count.states[State.INCOMING] + count.states[State.PROCESSING]:
+                _log.warning("%s: %d jobs are left to the worker that holds it", count.topic, left)
 
     def _notify(self) -> None:
         with self._changed:

@@ -297,3 +297,71 @@ def test_a_second_signal_ends_a_worker_whose_keeper_does_not_answer(project: Pro
         worker.send_signal(signal.SIGTERM)
         assert worker.wait(20) == 0
     assert project.show(job_id)["state"] == "incoming"
+
+
+def test_a_worker_that_was_stopped_itself_judges_nobody_at_once(project: Project) -> None:
+    """Both sleep for more than a lease, as virtual machines do, and the one that stands by wakes first."""
+    project.configure(worker={"lease": "2s"})
+    project.topic("t", WAITS)
+    job_id = project.create("t", 1)
+    with project.worker() as first:
+        until((project.root / "running").exists, 30, "the handler runs")
+        with project.worker() as second:
+            until(lambda: "stands by for t" in project.log, 30, "the second stands by")
+            for worker in (first, second):
+                worker.send_signal(signal.SIGSTOP)
+            asleep = time.monotonic()
+            until(lambda: time.monotonic() > asleep + 3, 10, "more than a lease passes")
+            second.send_signal(signal.SIGCONT)
+            until(lambda: time.monotonic() > asleep + 4, 10, "the second is awake for a while")
+            first.send_signal(signal.SIGCONT)
+            (project.root / "go").touch()
+            until((project.job_data / f"{job_id}-metadata.json").exists, 30, "the job ends")
+    assert project.metadata(job_id)["attempt"] == 1
+    assert f"-{first.pid}-" in project.metadata(job_id)["worker"]
+
+
+def test_a_topic_that_is_unlocked_by_force_is_free_for_another(project: Project) -> None:
+    project.configure(worker={"lease": "1.5s"})
+    project.topic("t", PLAIN)
+    with project.worker():
+        project.sjq("unlock", "t", "--force")
+        until(lambda: "t was unlocked" in project.log, 10, "its worker hears of it")
+        job_id = project.create("t", 1)
+        until(lambda: project.ends(job_id) == ["succeeded"], 10, "the topic is served again")
+
+
+def test_a_terminal_that_closes_is_a_stop_in_good_order(project: Project) -> None:
+    project.topic("t", PLAIN)
+    with project.worker() as worker:
+        worker.send_signal(signal.SIGHUP)
+        assert worker.wait(10) == 0
+
+
+def test_a_topic_may_be_named_by_an_option_of_its_own(project: Project) -> None:
+    jobs = []
+    for topic in ("a", "b", "c"):
+        project.topic(topic, PLAIN)
+        jobs.append(project.create(topic, 1))
+    project.burst("--topics", "a", "b", "--topics", "c")
+    assert [project.ends(job_id) for job_id in jobs] == [["succeeded"]] * 3
+
+
+def test_a_burst_says_what_it_leaves_to_others(project: Project) -> None:
+    project.topic("t", WAITS)
+    project.create("t", 1)
+    with project.worker():
+        until((project.root / "running").exists, 30, "the handler runs")
+        project.create("t", 2)
+        assert "t: 2 jobs are left to the worker that holds it" in project.burst()
+        (project.root / "go").touch()
+
+
+def test_a_topic_that_is_mapped_to_a_script_never_runs_another(project: Project) -> None:
+    project.configure(topics={"t": {"script": "gone.py"}})
+    project.topic("t", PLAIN)
+    job_id = project.create("t", 1)
+    log = project.burst()
+    assert "topics/gone.py" in log
+    assert "mapped to gone.py" in log
+    assert project.show(job_id)["state"] == "incoming"

@@ -108,6 +108,7 @@ def test_fan_out(result: object, expected: object) -> None:
         ({"data": 1, "next_topic": None}, {"data": 1}),
         ({"data": 1, "next_topics": ["a"]}, {"data": 1, "next_topics": ["a"]}),
         ({"data": 1, "next_topics": []}, {"data": 1}),
+        ({"data": 1, "next": None}, {"data": 1}),
         ({"data": 1, "next": []}, {"data": 1}),
         (
             {"data": 1, "next": [{"topic": "a", "data": 2}, Next("b")]},
@@ -122,9 +123,6 @@ def test_the_raw_form(result: object, expected: object) -> None:
 @pytest.mark.parametrize(
     "result",
     [
-        {"data": [1], "next": "https://example.org/?page=2"},
-        {"data": [1], "next": None},
-        {"data": 1, "next_topic": 5},
         {"data": 1, "next_topic": "a", "next_topics": ["b"]},
         {"data": 1, "more": 2},
         {"next_topic": "a"},
@@ -192,6 +190,9 @@ def test_values_without_json_are_named_by_their_place(result: object, error: str
         ({"data": 1, "next_topic": "../a"}, 'next_topic: "../a" cannot be a topic\'s name'),
         ({"data": 1, "next_topics": ["a", 5]}, "next_topics, item 2: a topic's name is a str, not an int: 5"),
         ({"data": 1, "next": ["a"]}, "next[0] is a str, and not an object"),
+        ({"data": 1, "next": "upload"}, "next is a str, and beside `data` it is a list of Next"),
+        ({"data": 1, "next_topic": 5}, "next_topic is an int, and beside `data` it is a topic"),
+        ({"data": 1, "next_topics": "a"}, "next_topics is a str, and beside `data` it is a list of topics"),
         ({"data": 1, "next": [{"topic": "a"}]}, "next[0]: `data` is missing"),
         ({"data": 1, "next": [{"data": 1}]}, "next[0]: `topic` is missing"),
         ({"data": 1, "next": [{"topic": "a", "data": 1, "delay": 2}]}, "next[0]: delay is not built yet"),

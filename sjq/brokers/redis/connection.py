@@ -40,11 +40,15 @@ def connect(url: str | None, options: Mapping[str, object] | None) -> redis.Redi
         if url is not None:
             if url.startswith("unix:"):
                 del kwargs["socket_keepalive"]
-            return redis.Redis.from_url(url, **kwargs)
-        return redis.Redis(**{**kwargs, **(options or {})})
-    except (ValueError, TypeError) as error:
-        shown = without_password(url) if url else "the arguments in config.json"
+            client = redis.Redis.from_url(url, **kwargs)
+        else:
+            client = redis.Redis(**{**kwargs, **(options or {})})
+        pool = client.connection_pool
+        pool.connection_class(**pool.connection_kwargs)  # connects nowhere, and is the first to look at some
+    except (ValueError, TypeError, redis.RedisError) as error:
+        shown = without_password(url) if url else "redis in config.json"
         raise ConfigError(f"{shown} cannot be used for a Redis client: {error}") from None
+    return client
 
 
 _KEY_TAKEN = re.compile(r"the key .* is a \w+ of somebody else, and no \w+")
@@ -142,6 +146,11 @@ class Server:
                 'does, with a "prefix" that holds a hash tag, such as "{sjq}:"'
             ) from error
         except redis.ResponseError as error:
+            if isinstance(error, redis.exceptions.ClusterCrossSlotError) or "non local key in a cluster" in str(error):
+                raise ConfigError(
+                    f"{self.where} is part of a cluster, where all our keys have to be together: set a "
+                    '"prefix" that holds a hash tag, such as "{sjq}:"'
+                ) from error
             if isinstance(error, _NOT_NOW_ERRORS) or str(error).startswith(_NOT_NOW):
                 raise BrokerDown(f"{self.where} cannot serve now: {_first_line(error)}") from error
             if "unauthenticated" in str(error):  # so long a command, and no password before it
