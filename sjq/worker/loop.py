@@ -5,23 +5,23 @@ from __future__ import annotations
 import itertools
 import logging
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 import msgspec
 
 import sjq
-from sjq import clock, identity
-from sjq.brokers.base import Broker, Holder, Wakeup
+from sjq import clock
+from sjq.brokers.base import Broker, Wakeup
 from sjq.config import Config
-from sjq.errors import BrokerDown, ConfigError, Error, LockHeld
+from sjq.errors import BrokerDown, ConfigError, Error
 from sjq.executors.local import LocalExecutor
 from sjq.identity import WorkerIdentity
-from sjq.jobs import shown
 from sjq.records import Records
 from sjq.states import State
 from sjq.topics import Topic, find_topic, find_topics
 from sjq.worker.attempt import Attempts
+from sjq.worker.claims import Claims
 from sjq.worker.gate import Gate
 from sjq.worker.heartbeat import Heartbeat
 from sjq.worker.in_flight import InFlight
@@ -67,14 +67,10 @@ class Worker:
         self._lease_s = config.worker.lease
         self._grace_s = config.worker.grace if options.grace is None else options.grace
         self._started = clock.rfc3339(clock.now())
-        self._gates: dict[str, Gate] = {}
+        self._claims = Claims(broker, self.id, self._lease_s)
         self._slots: list[Slot] = []
-        self._unfit: dict[str, str] = {}
+        self._unfit: Mapping[str, str] = {}
         self._topics_changed: int | None = -1
-        self._locked_first: list[str] = []
-        """Topics that are locked before they have a gate; the heartbeat renews them too."""
-        self._awaited: dict[str, str] = {}
-        """Topics that are not locked yet, and the silent or dying worker whose end or return is waited for."""
         self._wakeup: Wakeup | None = None
         self._changed = threading.Condition()
         self._said = ""
@@ -99,9 +95,9 @@ class Worker:
             self.id,
             lease_s=self._lease_s,
             facts=self._facts,
-            topics=self._locked,
+            topics=self._claims.held,
             in_flight=self._in_flight,
-            on_lost_locks=self._lose_locks,
+            on_lost_locks=self._claims.lose,
         )
         records = Records(self._config.job_data)
         self._recovery = Recovery(
@@ -135,7 +131,7 @@ class Worker:
             self._wakeup = self._broker.wakeup([topic.name for topic in named] or None, self.id)
             self._open_gates(named)
             self._loop(named)
-            return 1 if self._options.burst and any(gate.held for gate in self._gates.values()) else 0
+            return 1 if self._options.burst and any(gate.held for gate in self._claims.gates.values()) else 0
         finally:
             self._end()
 
@@ -143,50 +139,28 @@ class Worker:
 
     def _open_gates(self, named: Collection[Topic]) -> None:
         if named:
-            if not self._lock_all(named):
+            if not self._claims.lock_all(named, self._recovery, self._waited):
                 return
             self._recovery.recover(named)
         self._recovery.repair_records()
-        for topic in named or find_topics(self._config)[0].values():
+        topics, unfit = find_topics(self._config)
+        self._say_unfit(unfit)  # of topics that are not named too: a file may be in the way of all handlers
+        for topic in named or topics.values():
             self._add(topic, locked=bool(named))
         self._care()
-        self._say_what_is_served()
-
-    def _say_what_is_served(self) -> None:
-        served = ", ".join(sorted(name for name, gate in self._gates.items() if gate.locked)) or "no topic yet"
-        waiting = sorted(name for name, gate in self._gates.items() if not gate.locked and name not in self._awaited)
-        further = f"; stands by for {', '.join(waiting)}, which other workers hold" if waiting else ""
-        for name, worker in self._awaited.items():
-            further += f"; waits up to {self._lease_s:g} s for {shown(worker)}, which is silent and has jobs of {name}"
         extra = {"event": "worker_started", "worker": self.id}
-        _log.info("worker %s serves %s%s", self.id, served, further, extra=extra)
+        _log.info("worker %s %s", self.id, self._claims.described(), extra=extra)
 
-    def _lock_all(self, topics: Collection[Topic]) -> bool:
-        """Lock all topics or none; what a dead worker left is waited for. False when a stop came first."""
-        names = [topic.name for topic in topics]
-        said = False
-        while True:
-            cut_off = self._recovery.cut_off(names)
-            held = self._broker.holders(names) if cut_off else self._broker.lock(names, self.id, self._lease_s)
-            left = self._recovery.free(held)
-            if alive := [holder for holder in left if not _will_end(holder)]:
-                raise LockHeld(_held_by(alive))
-            if not held and not cut_off:
-                self._locked_first = names
-                return True
-            if self._stop_requests:
-                return False
-            if waited_for := [*(holder.worker for holder in left), *cut_off.values()]:
-                if not said:
-                    said = True
-                    _log.info("waiting for what worker %s left", shown(waited_for[0]), extra={"event": "waiting"})
-                self._pause(BEAT_S)
+    def _waited(self) -> bool:
+        """Wait a beat; tell whether nobody has asked for a stop."""
+        self._pause(BEAT_S)
+        return not self._stop_requests
 
     def _add(self, topic: Topic, *, locked: bool) -> None:
         assert self._wakeup is not None  # noqa: S101 - it listens before the first topic is taken
         if self._options.concurrency is not None:
             topic = replace(topic, policy=replace(topic.policy, concurrency=self._options.concurrency))
-        gate = self._gates[topic.name] = Gate(topic, self._executor, self._heartbeat.beat_now)
+        gate = self._claims.gates[topic.name] = Gate(topic, self._executor, self._heartbeat.beat_now)
         gate.locked = locked
         for _ in range(topic.policy.concurrency):
             slot = Slot(
@@ -212,53 +186,23 @@ class Worker:
             return
         topics, unfit = find_topics(self._config)
         for name, topic in topics.items():
-            if name not in self._gates:
+            if name not in self._claims.gates:
                 self._add(topic, locked=False)
                 self._next_care = 0.0
+        self._say_unfit(unfit)
+        self._topics_changed = changed
+
+    def _say_unfit(self, unfit: Mapping[str, str]) -> None:
         for file, why in unfit.items():
             if self._unfit.get(file) != why:
                 _log.warning("%s", why, extra={"event": "unfit", "file": file})
         self._unfit = unfit
-        self._topics_changed = changed
 
     def _care(self) -> None:
-        """Try to lock the topics we stand by for, and take back what dead workers left on ours."""
-        self._recovery.recover([gate.topic for gate in self._gates.values() if gate.locked])
-        if not self._heartbeat.may_take_expired_locks():
-            return
-        wanted = {name: gate for name, gate in self._gates.items() if not gate.locked}
-        self._awaited = dict(self._recovery.cut_off(wanted))
-        for name in wanted.keys() - self._awaited.keys():
-            holders = self._lock(name)
-            if holders and _will_end(holders[0]):
-                self._awaited[name] = holders[0].worker
-            if not holders:
-                self._recovery.recover([wanted[name].topic])  # first: what was lost is taken before what waits
-                wanted[name].locked = True
-                if self._wakeup:
-                    self._wakeup.poke()
-
-    def _lock(self, topic: str) -> Sequence[Holder]:
-        """Lock a topic, and return its holders if that cannot be."""
-        held = self._broker.lock([topic], self.id, self._lease_s)
-        if held and not self._recovery.free(held):
-            held = self._broker.lock([topic], self.id, self._lease_s)
-        return held
-
-    def _lose_locks(self, topics: Collection[str]) -> None:
-        for name in topics:
-            if (gate := self._gates.get(name)) and gate.locked:
-                gate.locked = False
-                _log.warning(
-                    "topic %s was unlocked, or taken over by another worker: standing by for it",
-                    name,
-                    extra={"event": "lock_lost", "topic": name},
-                )
-
-    def _locked(self) -> list[str]:
-        gates = dict(list(self._gates.items()))
-        first = [name for name in self._locked_first if name not in gates]
-        return first + [name for name, gate in gates.items() if gate.locked]
+        """Take back what dead workers left on our topics, and try to lock those we stand by for."""
+        self._recovery.recover([gate.topic for gate in self._claims.gates.values() if gate.locked])
+        if self._heartbeat.may_take_expired_locks() and self._claims.lock_free(self._recovery) and self._wakeup:
+            self._wakeup.poke()
 
     # Working.
 
@@ -289,16 +233,16 @@ class Worker:
 
     def _done(self) -> bool:
         """Tell whether nothing waits or runs on the topics that are served."""
-        if self._awaited or not all(slot.idle for slot in self._slots):
+        if self._claims.awaited or not all(slot.idle for slot in self._slots):
             return False
-        served = [name for name, gate in self._gates.items() if gate.locked and not gate.held]
+        served = [name for name, gate in self._claims.gates.items() if gate.locked and not gate.held]
         counts = self._broker.counts(served)
         open_jobs = sum(count.states[State.INCOMING] + count.states[State.PROCESSING] for count in counts)
         return open_jobs == 0 and all(slot.idle for slot in self._slots)
 
     def _say_what_is_left(self) -> None:
         """Say of a burst what it did not do because other workers have it."""
-        for count in self._broker.counts([name for name, gate in self._gates.items() if not gate.locked]):
+        for count in self._broker.counts([name for name, gate in self._claims.gates.items() if not gate.locked]):
             if left := count.states[State.INCOMING] + count.states[State.PROCESSING]:
                 _log.warning("%s: %d jobs are left to the worker that holds it", count.topic, left)
 
@@ -311,7 +255,7 @@ class Worker:
             self._changed.wait(seconds)
 
     def _facts(self) -> Mapping[str, str]:
-        gates = list(self._gates.items())
+        gates = list(self._claims.gates.items())
         held = {name: gate.held for name, gate in gates if gate.held}
         return {
             **self._identity.fields(),
@@ -360,7 +304,7 @@ class Worker:
 
     def _leave(self) -> None:
         try:
-            self._broker.leave(self.id, self._locked())
+            self._broker.leave(self.id, self._claims.held())
         except (BrokerDown, ConfigError) as error:
             _log.warning("the broker is away: the locks free themselves (%s)", error, extra={"event": "cut_off"})
 
@@ -379,21 +323,3 @@ class Worker:
                     extra={"event": "stopping"},
                 )
             running[0].thread.join(BEAT_S / 2)
-
-
-def _will_end(holder: Holder) -> bool:
-    """Tell whether a lock is a dead worker's, which ends with its last process, or by its expiry."""
-    return identity.is_dead(holder.facts) or (not holder.facts and holder.expires)
-
-
-def _held_by(holders: Collection[Holder]) -> str:
-    described = []
-    for holder in holders:
-        if holder.expires:
-            described.append(f"{holder.described()}: stop it first")
-        else:
-            described.append(
-                f"topic {holder.topic!r} is locked by {holder.worker!r} without expiry, as an older sjq did; if that "
-                f"worker has ended: sjq unlock {holder.topic}"
-            )
-    return "; ".join(described)

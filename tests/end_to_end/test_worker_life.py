@@ -149,7 +149,7 @@ def test_a_stop_while_a_lock_is_waited_for_runs_nothing(project: Project) -> Non
         log,
         subprocess.Popen([SJQ, "worker", "--topics", "t"], cwd=project.root, env=project.environ, stderr=log) as worker,
     ):
-        until(lambda: "waiting for what worker" in project.log, 30, "the worker waits")
+        until(lambda: "for what worker" in project.log, 30, "the worker waits")
         worker.send_signal(signal.SIGTERM)
         assert worker.wait(10) == 0
     assert project.ends(job_id) == []
@@ -247,7 +247,7 @@ def test_a_silent_worker_that_comes_back_in_time_keeps_its_topic(project: Projec
     log = (project.root / "worker.log").open("ab")
     command = [SJQ, "worker", "--topics", "t"]
     with log, subprocess.Popen(command, cwd=project.root, env=project.environ, stderr=log) as worker:
-        until(lambda: f"waiting for what worker {SILENT} left" in project.log, 30, "the worker waits")
+        until(lambda: f"for what worker {SILENT} left" in project.log, 30, "the worker waits")
         server.hset(f"{prefix}worker:{SILENT}", "host", "elsewhere")
         server.set(f"{prefix}lock:t", SILENT, px=60_000)
         assert worker.wait(10) == 5
