@@ -67,6 +67,7 @@ MOST_LINES = 400
 TIME_READERS = {"clock": "that is what it is for", **dict.fromkeys(APART, "standard library only")}
 ENVIRONMENT_READERS = {
     "cli": "NO_COLOR and TERM are about the terminal, not about the project",
+    "cli.demo": "how it was called, so that what it prints can be typed",
     "config": "that is what it is for",
     "brokers.redis.embedded": "the server's keeper gets our environment less what concerns Python",
     "executors.environments": "a script's environment is built for the person's surroundings",

@@ -14,7 +14,10 @@ import pytest
 from end_to_end.project import Project
 from servers import Server
 
-README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
+import sjq
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text("utf-8")
 FENCE = re.compile(r"(?:<!-- (?P<use>[^>]*) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)```", re.DOTALL)
 BLOCKS = [match.groupdict() for match in FENCE.finditer(README)]
 
@@ -54,6 +57,18 @@ def test_your_own_pipeline_works_as_printed(written: Project) -> None:
     assert {"data": "HELLO ZOË"} in outputs
     assert re.search(r"shout .* 1 ", printed), "status"
     assert printed.count("succeeded") >= 2, "list"
+
+
+def test_the_command_is_installed_as_printed(tmp_path: Path) -> None:
+    [command] = [block["text"].strip() for block in BLOCKS if "tool install" in block["text"]]
+    bin_folder = tmp_path / "bin"
+    place = {"UV_TOOL_DIR": str(tmp_path / "tools"), "UV_TOOL_BIN_DIR": str(bin_folder)}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    subprocess.run(
+        ["bash", "-euc", command], cwd=ROOT, env={**os.environ, **place, "PATH": path}, check=True, capture_output=True
+    )
+    told = subprocess.run([bin_folder / "sjq", "--version"], cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert told.stdout == f"sjq {sjq.__version__}\n"
 
 
 def test_the_client_works_as_printed(written: Project) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -102,11 +103,12 @@ def _conclude(client: Client, before: Mapping[str, Mapping[str, int]]) -> int:
     chart = client.list("chart", State.SUCCEEDED, limit=1)[0]
     output = client.records.read(chart.job_id, "output.json") or b"{}"
     picture = msgspec.json.decode(output)["data"]["picture"]
+    sjq = "uv run sjq" if "UV" in os.environ else "sjq"  # as it was called
     render.facts(
         {
             "picture": picture,
             "records": f"{client.config.job_data.name}/   one input, output and metadata file for each job",
-            "look on": f"sjq status; sjq list; sjq show {chart.job_id}",
+            "look at": "; ".join(f"{sjq} {command}" for command in ("status", "list", f"show {chart.job_id}")),
         }
     )
     return 0

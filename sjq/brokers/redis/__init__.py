@@ -45,7 +45,9 @@ def open_memory(config: Config) -> RedisBroker:
     try:
         import fakeredis  # noqa: F401, PLC0415 - an extra
     except ImportError:
-        raise ConfigError("memory:// needs fakeredis: install the extra, as in uv add 'sjq[memory]'") from None
+        raise ConfigError(
+            "memory:// needs fakeredis, sjq's extra `memory`: install it, as in uv add 'fakeredis[lua]'"
+        ) from None
     server = Server(
         _memory_client(config.broker or "memory://"),
         prefix=config.prefix,
