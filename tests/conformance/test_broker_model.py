@@ -45,6 +45,7 @@ class Known:
     attempt: int = 0
     losses: int = 0
     has_message: bool = True
+    released: bool = False
 
 
 @dataclass
@@ -87,6 +88,7 @@ class Model:
             self.failed.append(job_id)
         if state is State.INCOMING:
             self.incoming.insert(0, job_id)
+            self.jobs[job_id].released = True
         self.events["released" if state is State.INCOMING else state] += 1
 
     def recover(self, worker: str, losses: int) -> dict[str, State]:
@@ -113,6 +115,7 @@ class Model:
             self.failed.remove(job_id)
             self.jobs[job_id].state = State.INCOMING
             self.jobs[job_id].losses = 0
+            self.jobs[job_id].released = False
             self.events["requeued"] += 1
         self.incoming[:0] = moved
         return moved
@@ -195,7 +198,8 @@ class BrokerAgainstModel(RuleBasedStateMachine):
         if outcome is State.SUCCEEDED:
             next_jobs = [job(f"next-{next(self.numbers):03}") for _ in range(followers)]
         end = changed(OUTCOMES[outcome], next_jobs=tuple(next_jobs))
-        if known is None or known.fence != lease.fence:
+        given_back = known is not None and known.state is State.INCOMING and known.released
+        if known is None or known.fence != lease.fence or (given_back and outcome is not State.INCOMING):
             with pytest.raises(LeaseLost):
                 self.broker.settle(lease, end)
             return
