@@ -57,9 +57,11 @@ def worker_command(
     broker = open_broker(config)
     options = Options(topics=topics, concurrency=concurrency, limit=limit, burst=burst, grace=grace)
     worker = Worker(config, broker, options)
-    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
-            signal.signal(number, lambda *_: worker.request_stop())
+    stopping = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup wants a worker to outlive its terminal
+        stopping.append(signal.SIGHUP)
+    for number in stopping:
+        signal.signal(number, lambda *_: worker.request_stop())
     try:
         code = worker.run()
     finally:

@@ -244,7 +244,7 @@ class Worker:
         """Say of a burst what it did not do because other workers have it."""
         for count in self._broker.counts([name for name, gate in self._claims.gates.items() if not gate.locked]):
             if left := count.states[State.INCOMING] + count.states[State.PROCESSING]:
-                _log.warning("%s: %d jobs are left to the worker that holds it", count.topic, left)
+                _log.warning("%s: left to the worker that holds it: %d", count.topic, left)
 
     def _notify(self) -> None:
         with self._changed:

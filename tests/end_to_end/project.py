@@ -84,7 +84,11 @@ class Project:
     def worker(self, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
         """Run a worker in the background, and end it in good order."""
         log = (self.root / "worker.log").open("ab")
-        with log, subprocess.Popen([SJQ, "worker", *arguments], cwd=self.root, env=self.environ, stderr=log) as process:
+        command = [SJQ, "worker", *arguments]
+        with (
+            log,
+            subprocess.Popen(command, cwd=self.root, env=self.environ, stderr=log, preexec_fn=_hear_hangups) as process,
+        ):
             try:
                 until(lambda: " serves " in self.log or process.poll() is not None, 30, "the worker serves")
                 yield process
@@ -127,3 +131,8 @@ class Project:
                 for event in client.events(limit=100_000)
                 if event.job_id == job_id and event.event in ("succeeded", "failed", "lost", "dropped")
             ]
+
+
+def _hear_hangups() -> None:
+    """As on a terminal; under nohup they are ignored, and so would a worker."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)

@@ -353,7 +353,7 @@ def test_a_burst_says_what_it_leaves_to_others(project: Project) -> None:
     with project.worker():
         until((project.root / "running").exists, 30, "the handler runs")
         project.create("t", 2)
-        assert "t: 2 jobs are left to the worker that holds it" in project.burst()
+        assert "t: left to the worker that holds it: 2" in project.burst()
         (project.root / "go").touch()
 
 
