@@ -87,7 +87,13 @@ class Project:
         command = [SJQ, "worker", *arguments]
         with (
             log,
-            subprocess.Popen(command, cwd=self.root, env=self.environ, stderr=log, preexec_fn=_hear_hangups) as process,
+            subprocess.Popen(
+                command,
+                cwd=self.root,
+                env=self.environ,
+                stderr=log,
+                preexec_fn=_hear_hangups,  # noqa: PLW1509 - it calls nothing that could wait for another thread
+            ) as process,
         ):
             try:
                 until(lambda: " serves " in self.log or process.poll() is not None, 30, "the worker serves")
