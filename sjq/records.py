@@ -236,7 +236,7 @@ class Records:
     def read(self, job_id: str, kind: str) -> bytes | None:
         """Return a published file of a job, or None when there is none."""
         try:
-            return read_plain(self.folder / f"{file_name(job_id)}-{kind}")
+            return read_plain(self.folder / f"{file_name(job_id)}-{kind}", follow=True)  # archives leave links
         except FileNotFoundError:
             return None
 
@@ -347,7 +347,7 @@ class _Metadata(msgspec.Struct):
 
 def _read_metadata(path: Path) -> dict[str, Any] | None:
     try:
-        text = read_plain(path)
+        text = read_plain(path, follow=True)
         msgspec.json.decode(text, type=_Metadata)
         return msgspec.json.decode(text, type=dict[str, Any])
     except (OSError, msgspec.DecodeError, UnicodeDecodeError):

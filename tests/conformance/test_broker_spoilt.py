@@ -129,7 +129,7 @@ def test_a_spoilt_topic_hides_no_other_from_recovery(broker: Broker, wire: Wire)
     assert suspects[TOPIC].keys() == {gone.id, "\udcff"}
     recovered = broker.recover(TOPIC, dead=list(suspects[TOPIC]), expired=[], losses=3)
     assert [one.job_id for one in recovered] == ["b", "a"]
-    assert broker.workers() == {"spoilt": {}} or broker.workers() == {}
+    assert broker.workers() == {}
     (counts, spoilt) = broker.counts(["spoilt", TOPIC])
     assert (spoilt.states[State.PROCESSING], counts.states[State.INCOMING]) == (0, 2)
     assert broker.list("spoilt", State.PROCESSING) == []

@@ -525,3 +525,14 @@ def test_a_folder_in_the_place_of_a_file_is_in_nobodys_way(tmp_path: Path, kind:
         Records(tmp_path).discard(attempt)
     assert Records(tmp_path).metadata("job") == told()
     assert not record.own(kind).exists()
+
+
+def test_a_record_that_was_moved_elsewhere_and_linked_is_read(tmp_path: Path) -> None:
+    (tmp_path / "job_data").mkdir()
+    seal(tmp_path / "job_data", 1, (True, False, False)).publish()
+    (tmp_path / "archive").mkdir()
+    for path in list((tmp_path / "job_data").iterdir()):
+        path.symlink_to(path.replace(tmp_path / "archive" / path.name))
+    kept = Records(tmp_path / "job_data")
+    assert kept.metadata("job") == told(attempt=1)
+    assert (kept.read("job", "output.json") or b"")[:1] == b"1"
