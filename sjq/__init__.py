@@ -11,26 +11,28 @@ TYPE_CHECKING = False  # type checkers know the name; importing `typing` for it 
 if TYPE_CHECKING:
     from sjq.client import Client
     from sjq.errors import Error
-    from sjq.handler import Next, job
+    from sjq.handler import Fail, Next, Retry, job
     from sjq.jobs import Job, JobEvent
     from sjq.states import State
 
 __version__ = "0.1.0"
 
-__all__ = ["Client", "Error", "Job", "JobEvent", "Next", "State", "__version__", "job"]
+__all__ = ["Client", "Error", "Fail", "Job", "JobEvent", "Next", "Retry", "State", "__version__", "job"]
 
 _WHERE = {
     "Client": "sjq.client",
     "Error": "sjq.errors",
+    "Fail": "sjq.handler",
     "Job": "sjq.jobs",
     "JobEvent": "sjq.jobs",
     "Next": "sjq.handler",
+    "Retry": "sjq.handler",
     "State": "sjq.states",
     "job": "sjq.handler",
 }
 
 
-_LATER = ("Batch", "Fail", "Retry")
+_LATER = ("Batch",)
 """Names of features to come, of which the handler package says so."""
 
 

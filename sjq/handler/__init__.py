@@ -1,4 +1,4 @@
-"""What a handler script imports as `sjq`: the decorator `job`, and `Next` for fan-out.
+"""What a handler script imports as `sjq`: the decorator `job`, `Next` for fan-out, `Retry` and `Fail`.
 
 This folder is copied to where scripts of any Python from 3.9 on find it, so it uses relative imports and the
 standard library alone. Every job imports it, so what costs time is imported where it is used.
@@ -11,12 +11,42 @@ import sys
 TYPE_CHECKING = False  # type checkers know the name; importing `typing` for it would cost more than this package
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import timedelta
     from os import PathLike
     from typing import Any
 
-__all__ = ["Next", "job"]
+__all__ = ["Fail", "Next", "Retry", "job"]
 
-_LATER = ("Batch", "Fail", "Retry")
+_LATER = ("Batch",)
+
+
+class Retry(Exception):
+    """Raise it to have the job tried again, if it has tries left: `raise sjq.Retry("the disk is busy", after=60)`.
+
+    `after` is seconds, a text such as "10m", or a timedelta; without it the topic's backoff counts.
+    """
+
+    def __init__(self, why: str = "", *, after: float | str | timedelta | None = None) -> None:
+        super().__init__(why)
+        self.why = why
+        if after is None:
+            self.after = None
+        else:
+            from .wording import seconds
+
+            self.after = seconds(after)
+
+    def __str__(self) -> str:
+        after = "" if self.after is None else f"after {self.after:g} s"
+        return ": ".join(filter(None, (after, self.why)))
+
+
+class Fail(Exception):
+    """Raise it to have the job fail for good, whatever tries it has left: `raise sjq.Fail("no such customer")`."""
+
+    def __init__(self, why: str = "") -> None:
+        super().__init__(why)
+        self.why = why
 
 
 class Next:
@@ -110,5 +140,6 @@ def job(function: Callable[..., object]) -> Handler:
 def __getattr__(name: str) -> object:
     if name in _LATER:
         # No AttributeError: `from sjq import` would put a sentence of its own in the place of ours.
-        raise ImportError(f"sjq.{name} is not built yet; this version has sjq.job and sjq.Next")
+        there = ", ".join(f"sjq.{known}" for known in __all__)
+        raise ImportError(f"sjq.{name} is not built yet; this version has {there}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

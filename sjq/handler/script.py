@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
+from . import Fail, Retry
 from .loading import Loaded
 from .output import encoded
 from .wording import Refused
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from . import Handler
 
 _FAILED = 1
+_TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
 _WRONG_USAGE = 2
 _INTERRUPTED = 130
 _OPTIONS = ("--input", "--output", "--attachment")
@@ -76,15 +78,17 @@ def main(handler: Handler) -> int:
         _say(f"usage: {os.path.basename(_script())} {_USAGE}")
         _say(f"error: {error}")
         return _WRONG_USAGE
+    # The handler may change the directory; the output belongs where the command line said.
+    output = os.path.abspath(paths.output)
+    root = os.getcwd()
     try:
-        # The handler may change the directory; the output belongs where the command line said.
-        output = os.path.abspath(paths.output)
-        root = os.getcwd()
         arguments, keywords = _prepared(handler, paths)
         result = handler.__wrapped__(*arguments, **keywords)
         _write(output, encoded(result, root=root))
     except SystemExit:
         raise
+    except (Retry, Fail) as error:
+        return _wish(error, output)
     except Refused as error:
         _say(f"error: {error}")
         return _FAILED
@@ -92,6 +96,25 @@ def main(handler: Handler) -> int:
         _show(error)
         return _INTERRUPTED if isinstance(error, KeyboardInterrupt) else _FAILED
     return 0
+
+
+def _wish(error: Retry | Fail, output: str) -> int:
+    # The exit code alone would not say when, nor that no other try can help.
+    import json
+
+    retry = isinstance(error, Retry)
+    wish: dict[str, object] = {"why": str(error.why)}
+    if isinstance(error, Retry) and error.after is not None:
+        wish["after"] = error.after
+    try:
+        _write(output, json.dumps({"retry" if retry else "fail": wish}).encode("ascii"))
+    except Refused as unwritten:
+        _say(f"error: {unwritten}")
+    if error.__context__ is None:
+        _say(f"{'retry' if retry else 'failed'}: {error}")
+    else:
+        _show(error)
+    return _TRY_AGAIN if retry else _FAILED
 
 
 def _parsed(words: list[str]) -> Paths:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 _LETTERS_AND_DIGITS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789")
 _TOPIC = _LETTERS_AND_DIGITS | frozenset("_.-")
 _TOPIC_LENGTH = 128
@@ -24,6 +28,17 @@ def check_topic(topic: object) -> str:
             "the first a letter or a digit"
         )
     return name
+
+
+def seconds(duration: Any) -> float:  # noqa: ANN401 - a number, a text or a timedelta
+    """A duration in seconds; raises TypeError or ValueError."""
+    import re
+
+    text = str(duration.total_seconds() if hasattr(duration, "total_seconds") else duration).strip()
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?)(ms|s|m|h|d)?", text)
+    if match is None:
+        raise ValueError(f"{shown(duration)} is no duration: seconds, or a text such as 500ms, 30s, 10m, 2h, 1d")
+    return float(match[1]) * {"ms": 0.001, "m": 60.0, "h": 3600.0, "d": 86400.0}.get(match[2], 1.0)
 
 
 def at(path: str, key: object) -> str:
