@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
 
 import msgspec
 from msgspec.structs import replace
@@ -20,36 +20,30 @@ from sjq import config as configuration
 from sjq import identity
 from sjq.brokers import open_broker
 from sjq.brokers.base import Broker, Counts, Holder
-from sjq.clock import from_rfc3339
+from sjq.clock import from_rfc3339, monotonic
 from sjq.config import Config
 from sjq.errors import LockHeld, NoSuchJob, UsageError, WrongState
 from sjq.jobs import Job, JobEvent, check_topic, new_message, shown
 from sjq.states import ENDED, Reason, State
+from sjq.topic_status import TopicStatus, topic_status
 
 if TYPE_CHECKING:
     from sjq.records import Records
 
 MOST_PER_BATCH = 1000
 _FEW = 3
+_OPEN_OR_FAILED = (State.PROCESSING, State.INCOMING, State.SCHEDULED, State.FAILED, State.TIMEDOUT, State.CANCELLED)
+CANCEL_PATIENCE_S = 5.0
+"""How long `cancel` waits for the worker of a running job, which should answer within 2 s."""
+_LOOK_S = 0.02
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TopicStatus:
-    """A topic as `sjq status` shows it."""
+class JobPolicy(TypedDict, total=False):
+    """What a job may have of its own, over its topic's policy; durations are seconds, or a text such as "10m"."""
 
-    topic: str
-    incoming: int
-    processing: int
-    failed: int
-    succeeded: int
-    worker: str | None
-    """Who holds the topic."""
-    dead: bool
-    """Whether that worker is gone, and nobody has taken its place yet."""
-    handled: bool
-    """Whether the topic has a handler here."""
-    held: str | None
-    """Why its worker takes no job of it, in uv's words."""
+    retries: int | None
+    backoff: float | str | None
+    timeout: float | str | None
 
 
 class Client:
@@ -106,23 +100,33 @@ class Client:
         *,
         attachment: bytes | Path | None = None,
         parent_job_id: str | None = None,
+        **policy: Unpack[JobPolicy],
     ) -> str:
         """Create a job and return its id. `data` is any JSON value, or JSON text as `msgspec.Raw`.
 
-        An attachment is its bytes, or the path of a file that holds them. Raises UsageError for a topic, data,
-        attachment or parent that cannot be.
+        An attachment is its bytes, or the path of a file that holds them. `retries`, `backoff` and `timeout` win over
+        the topic's policy. Raises UsageError for what cannot be.
         """
-        message = new_message(topic, data, attachment=_content(attachment), parent_job_id=parent_job_id)
+        own = _checked(**policy)
+        message = new_message(topic, data, attachment=_content(attachment), parent_job_id=parent_job_id, **own)
         self.broker.create([message])
         return message.job_id
 
-    def create_many(self, topic: str, items: Iterable[object], *, parent_job_id: str | None = None) -> Iterator[str]:
+    def create_many(
+        self,
+        topic: str,
+        items: Iterable[object],
+        *,
+        parent_job_id: str | None = None,
+        **policy: Unpack[JobPolicy],
+    ) -> Iterator[str]:
         """Create a job for each item, and yield their ids as they are created, a thousand at a time.
 
         Lazy: nothing is created until the ids are asked for. A wrong item ends it with UsageError, before any job of
         its thousand is created.
         """
-        messages = (new_message(topic, data, parent_job_id=parent_job_id) for data in items)
+        own = _checked(**policy)
+        messages = (new_message(topic, data, parent_job_id=parent_job_id, **own) for data in items)
         while batch := list(islice(messages, MOST_PER_BATCH)):
             self.broker.create(batch)
             yield from (message.job_id for message in batch)
@@ -166,7 +170,7 @@ class Client:
         """
         if state is not None and state not in list(State):
             raise UsageError(f"{state!r} is no state: the states are {', '.join(State)}")
-        wanted = [State(state)] if state else [State.PROCESSING, State.INCOMING, State.FAILED]
+        wanted = [State(state)] if state else _OPEN_OR_FAILED
         topics = self.broker.topics() if topic is None else [check_topic(topic)]
         jobs = [job for name in topics for one in wanted for job in self.broker.list(name, one, limit=limit)]
         if state is None or State(state) is State.SUCCEEDED:
@@ -192,12 +196,16 @@ class Client:
         counts = self._all_counts()
         handled = find_topics(self.config)[0]
         holders = {holder.topic: holder for holder in self.broker.holders([count.topic for count in counts])}
-        return [_topic_status(count, holders.get(count.topic), handled=count.topic in handled) for count in counts]
+        return [topic_status(count, holders.get(count.topic), handled=count.topic in handled) for count in counts]
 
-    def _all_counts(self) -> Sequence[Counts]:
+    def known_topics(self) -> Sequence[str]:
+        """Return the topics that the broker has heard of, and those with a handler here."""
         from sjq.topics import find_topics  # noqa: PLC0415 - create does not pay for it
 
-        return self.broker.counts({*self.broker.topics(), *find_topics(self.config)[0]})
+        return sorted({*self.broker.topics(), *find_topics(self.config)[0]})
+
+    def _all_counts(self) -> Sequence[Counts]:
+        return self.broker.counts(self.known_topics())
 
     def events(self, after: str = "0", *, limit: int = 1000) -> Sequence[JobEvent]:
         """Return up to `limit` events behind the position `after`, oldest first."""
@@ -231,6 +239,32 @@ class Client:
             by_topic[job.topic or ""].add(job_id)
         for topic, ids in by_topic.items():
             yield from self.broker.requeue(topic, allowed, ids)
+
+    def cancel(self, job_id: str, *, patience_s: float = CANCEL_PATIENCE_S) -> State:
+        """Cancel a job that waits or runs, and return its state then.
+
+        That is `cancelled`, or how it ended if it was faster, or `processing` when its worker has not stopped it within
+        `patience_s`; it never runs again then. Raises NoSuchJob, and WrongState for a job that had ended.
+        """
+        found = self.broker.cancel(job_id, f"cancelled by {identity.person()}")
+        if found is None:
+            found = self.get(job_id).state
+        if found in (State.INCOMING, State.SCHEDULED, State.CANCELLED):
+            return State.CANCELLED
+        if found in ENDED:
+            raise WrongState(f"job {shown(job_id)} is {found}: only a job that has not ended can be cancelled")
+        deadline = monotonic() + patience_s
+        while (job := self.broker.get(job_id)) and job.state not in ENDED and monotonic() < deadline:
+            time.sleep(_LOOK_S)
+        return self.get(job_id).state if job is None else job.state
+
+    def pause(self, topics: Collection[str]) -> None:
+        """Let no worker take jobs of these topics until they are resumed; what runs goes on."""
+        self.broker.pause([check_topic(topic) for topic in topics], identity.person())
+
+    def resume(self, topics: Collection[str]) -> Sequence[str]:
+        """Let jobs of these topics be taken again; return those that were paused, or had halted at a failed job."""
+        return self.broker.resume([check_topic(topic) for topic in topics])
 
     def delete(self, job_ids: Collection[str]) -> Sequence[str]:
         """Make the broker forget ended jobs; their records stay. Returns the ids of those that it knew.
@@ -305,6 +339,34 @@ class Client:
         return list(islice((job_id for job_id in ids if job_id.startswith(prefix)), limit))
 
 
+class _Checked(TypedDict):
+    retries: int | None
+    backoff: float | None
+    timeout: float | None
+
+
+def _checked(
+    *, retries: int | None = None, backoff: float | str | None = None, timeout: float | str | None = None
+) -> _Checked:
+    if retries is not None and (not isinstance(retries, int) or isinstance(retries, bool) or retries < 0):
+        raise UsageError(f"retries is {retries!r}; expected a whole number from 0")
+    return {
+        "retries": retries,
+        "backoff": _seconds("backoff", backoff),
+        "timeout": _seconds("timeout", timeout, some=True),
+    }
+
+
+def _seconds(name: str, value: float | str | None, *, some: bool = False) -> float | None:
+    try:
+        seconds = None if value is None else configuration.duration(value)
+    except ValueError as error:
+        raise UsageError(f"{name} is {value!r}; expected {error}") from None
+    if some and seconds == 0:
+        raise UsageError(f"{name} is {value!r}; expected more than no time at all")
+    return seconds
+
+
 def _content(attachment: bytes | Path | None) -> bytes | None:
     if isinstance(attachment, Path):
         try:
@@ -328,20 +390,4 @@ def _job_of(metadata: Mapping[str, Any]) -> Job:
         worker=metadata["worker"],
         reason=Reason(reason["code"]) if reason else None,
         why=reason.get("why"),
-    )
-
-
-def _topic_status(count: Counts, holder: Holder | None, *, handled: bool) -> TopicStatus:
-    facts = holder.facts if holder else {}
-    held = msgspec.json.decode(facts.get("held", "{}"), type=dict[str, str])
-    return TopicStatus(
-        topic=count.topic,
-        incoming=count.states[State.INCOMING],
-        processing=count.states[State.PROCESSING],
-        failed=count.states[State.FAILED],
-        succeeded=count.totals.get("succeeded", 0),
-        worker=holder.worker if holder else None,
-        dead=bool(holder and identity.is_dead(holder.facts)),
-        handled=handled,
-        held=held.get(count.topic),
     )

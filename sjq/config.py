@@ -50,14 +50,26 @@ REDIS_OPTIONS: Mapping[str, type] = {
 class TopicPolicy:
     """How the jobs of one topic are run. Each key may stand in `defaults` too, but for `script`."""
 
+    backoff: float = 1.0
+    """Seconds from a failed try to the second one, about; each further pause is twice as long."""
+
     concurrency: int = 1
     """How many jobs of the topic a worker runs at once."""
     kill_after: float = 1.0
     """Seconds between SIGTERM and SIGKILL when a job's processes are stopped."""
     losses: int = 3
     """How often a job may be lost with its worker before it is `failed`."""
+    on_failure: str = "continue"
+    """What a job that ends as `failed` or `timedout` does to its topic: nothing, or `halt` it until it is resumed."""
+    retries: int = 0
+    """How often a job is tried again after it failed."""
     script: str | None = None
     """The handler's file in `topics/`; None is `<topic>.py`."""
+
+    @property
+    def halts(self) -> bool:
+        """Whether the topic stops at its first failed job."""
+        return self.on_failure == "halt"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -273,6 +285,21 @@ def _at_least_one(value: object) -> int:
     return value
 
 
+def _count(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError("a whole number from 0")
+    return value
+
+
+def _one_of(*words: str) -> _Check:
+    def check(value: object) -> object:
+        if value not in words:
+            raise ValueError(" or ".join(f'"{word}"' for word in words))
+        return value
+
+    return check
+
+
 def _some_time(value: object) -> float:
     if (seconds := duration(value)) <= 0:
         raise ValueError("more than no time at all")
@@ -317,9 +344,12 @@ def _anything(value: object) -> object:
 
 
 _POLICY: Mapping[str, _Check] = {
+    "backoff": duration,
     "concurrency": _at_least_one,
     "kill_after": duration,
     "losses": _at_least_one,
+    "on_failure": _one_of("continue", "halt"),
+    "retries": _count,
 }
 _WORKER: Mapping[str, _Check] = {"grace": duration, "lease": _some_time}
 _EVENTS: Mapping[str, _Check] = {"length": _length}

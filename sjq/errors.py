@@ -6,6 +6,7 @@ Error                     1   anything below
 │   └── MessageError      2   a job's message is malformed
 ├── NoSuchJob             3   no broker and no record knows the id
 ├── Conflict              5   somebody else holds it, or it is in another state
+│   ├── CancelAsked       5   a person wants the job to end, and not to run again
 │   ├── KeyTaken          5   another program's key stands in the place of one of ours
 │   ├── LockHeld          5   a live worker holds the topic
 │   ├── LeaseLost         5   the attempt belongs to another worker now
@@ -49,6 +50,13 @@ class Conflict(Error):
     """Somebody else holds the thing, or it is no longer in the state that the step needs."""
 
     exit_code = 5
+
+
+class CancelAsked(Conflict):
+    """A person has cancelled the job: its attempt may end in any way, but may not be followed by another.
+
+    The text says who, or why.
+    """
 
 
 class KeyTaken(Conflict):

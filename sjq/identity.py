@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import re
 import socket
 from collections.abc import Mapping
@@ -15,6 +16,14 @@ from sjq.jobs import random_part
 def host() -> str:
     """This machine's name, in characters that are safe in ids and file names."""
     return re.sub(r"[^A-Za-z0-9._-]", "_", socket.gethostname()) or "host"
+
+
+def person() -> str:
+    """Return who runs this process, and where: `<user>@<host>`."""
+    try:
+        return f"{pwd.getpwuid(os.getuid()).pw_name}@{host()}"
+    except KeyError:  # a container may run us as somebody whom its system does not know
+        return f"{os.getuid()}@{host()}"
 
 
 def boot_id() -> str:

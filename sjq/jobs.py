@@ -1,10 +1,10 @@
-"""Plain values: a job's message, its lease, its outcome, and a job as people see it. No I/O here."""
+"""Plain values: a job's message, its lease, and a job as people see it. No I/O here."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -15,6 +15,8 @@ from sjq.errors import MessageError, UsageError
 from sjq.states import Reason, State
 
 MOST_NEXT_JOBS = 10_000
+MOST_HOPS = 1000
+"""How long a chain of jobs may be, each of which created the next: a loop ends here."""
 LONGEST_ID_BYTES = 512
 
 _TOPIC = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
@@ -89,6 +91,7 @@ def worker_of(fence: str) -> str:
 
 
 _Hops = Annotated[int, msgspec.Meta(le=2**53)]
+_Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,6 +104,12 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     parent_job_id: str | None = None
     attachment: bytes | None = None
     created_at: str | None = None
+    retries: int | None = None
+    """How often the job may be tried again; None is what its topic's policy says, as in the next two."""
+    backoff: float | None = None
+    """Seconds until the second try, about; each further pause is twice as long."""
+    timeout: float | None = None
+    """Seconds that one attempt may take."""
     inherited: Mapping[str, msgspec.Raw] = {}
     """`labels`, `requester`, `traceparent` and `hops`, which next jobs take over from their parent."""
 
@@ -113,6 +122,9 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
             wire["attachment"] = True
         wire["topic"] = self.topic
         wire["created_at"] = self.created_at
+        for name in ("retries", "backoff", "timeout"):
+            if (value := getattr(self, name)) is not None:
+                wire[name] = value
         wire.update(self.inherited)
         return msgspec.json.encode(wire)
 
@@ -148,7 +160,14 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def new_message(
-    topic: str, data: object, *, parent_job_id: str | None = None, attachment: bytes | None = None
+    topic: str,
+    data: object,
+    *,
+    parent_job_id: str | None = None,
+    attachment: bytes | None = None,
+    retries: int | None = None,
+    backoff: float | None = None,
+    timeout: float | None = None,
 ) -> Message:
     """Return the message of a new job; `data` is any JSON value, or JSON text as `msgspec.Raw`."""
     check_topic(topic)
@@ -161,6 +180,9 @@ def new_message(
         parent_job_id=parent_job_id,
         attachment=attachment,
         created_at=clock.rfc3339(clock.now()),
+        retries=retries,
+        backoff=backoff,
+        timeout=timeout,
     )
 
 
@@ -218,6 +240,9 @@ class _Wire(msgspec.Struct):
     data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     parent_job_id: str | None = None
     attachment: bool | None = None
+    retries: Annotated[int, msgspec.Meta(ge=0, le=2**31)] | None = None
+    backoff: _Seconds | None = None
+    timeout: Annotated[float, msgspec.Meta(gt=0, le=1e9)] | None = None
     created_at: msgspec.Raw = msgspec.Raw(b"null")
     priority: msgspec.Raw = msgspec.Raw(b"null")
     run_at: msgspec.Raw = msgspec.Raw(b"null")
@@ -268,6 +293,9 @@ def decode_message(
         parent_job_id=wire.parent_job_id,
         attachment=attached,
         created_at=_text_or_none(wire.created_at),
+        retries=wire.retries,
+        backoff=wire.backoff,
+        timeout=wire.timeout,
         inherited={
             name: msgspec.Raw(bytes(value))
             for name in ("labels", "requester", "traceparent", "hops")
@@ -299,6 +327,12 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     """How long the job waited; None when its producer did not say since when."""
     earlier: tuple[Mapping[str, object], ...] = ()
     """One short entry for each earlier attempt."""
+    tries: int = 0
+    """How often the handler ran and failed before; begins again when a person sends the job back, as the next two."""
+    losses: int = 0
+    """How often the job was lost with its worker, or with the keeper of its processes."""
+    interruptions: int = 0
+    """How often it was interrupted through no fault of its own."""
 
     @property
     def job_id(self) -> str:
@@ -319,30 +353,11 @@ class Malformed(msgspec.Struct, frozen=True, kw_only=True):
     why: str
 
 
-class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """How an attempt ended: what `settle` makes of it."""
+class Due(msgspec.Struct, frozen=True, kw_only=True):
+    """Nothing waits now; the next job is scheduled."""
 
-    state: State
-    """`succeeded`, `failed`, or `incoming` for a release."""
-    reason: Reason | None = None
-    why: str | None = None
-    """One sentence for people."""
-    next_jobs: tuple[Message, ...] = ()
-
-
-def succeeded(next_jobs: Iterable[Message] = ()) -> Outcome:
-    """The attempt did its work; `next_jobs` are born in the same step."""
-    return Outcome(state=State.SUCCEEDED, next_jobs=tuple(next_jobs))
-
-
-def failed(reason: Reason, why: str) -> Outcome:
-    """The attempt failed, for one reason and in one sentence."""
-    return Outcome(state=State.FAILED, reason=reason, why=why)
-
-
-def released(why: str) -> Outcome:
-    """The attempt was interrupted through no fault of the job, which waits again."""
-    return Outcome(state=State.INCOMING, why=why)
+    in_s: float
+    """Seconds until its time comes, by the broker's clock."""
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -359,6 +374,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     worker: str | None = None
     reason: Reason | None = None
     why: str | None = None
+    due: float | None = None
+    """When a scheduled job's time comes, in seconds since the epoch."""
     fence: str | None = None
     """The fence of the last lease; what seals and publishes records."""
     data: bytes | None = None

@@ -28,6 +28,8 @@ class Event(StrEnum):
     FAILED = "failed"
     TIMEDOUT = "timedout"
     CANCELLED = "cancelled"
+    RETRIED = "retried"
+    DUE = "due"
     RELEASED = "released"
     RECOVERED = "recovered"
     LOST = "lost"
@@ -52,10 +54,16 @@ class Reason(StrEnum):
 
 TRANSITIONS: dict[tuple[State | None, Event], State | None] = {
     (None, Event.CREATED): State.INCOMING,
+    (State.SCHEDULED, Event.DUE): State.INCOMING,
+    (State.SCHEDULED, Event.CANCELLED): State.CANCELLED,
     (State.INCOMING, Event.TAKEN): State.PROCESSING,
     (State.INCOMING, Event.FAILED): State.FAILED,  # a malformed message
+    (State.INCOMING, Event.CANCELLED): State.CANCELLED,
     (State.PROCESSING, Event.SUCCEEDED): State.SUCCEEDED,
     (State.PROCESSING, Event.FAILED): State.FAILED,
+    (State.PROCESSING, Event.TIMEDOUT): State.TIMEDOUT,
+    (State.PROCESSING, Event.CANCELLED): State.CANCELLED,
+    (State.PROCESSING, Event.RETRIED): State.SCHEDULED,  # it failed, and has tries left
     (State.PROCESSING, Event.RELEASED): State.INCOMING,  # a stop or a deploy; nobody's fault
     (State.PROCESSING, Event.RECOVERED): State.INCOMING,  # its worker vanished
     (State.PROCESSING, Event.LOST): State.FAILED,  # its workers vanished too often

@@ -23,9 +23,10 @@ T = TypeVar("T")
 
 PERMANENT = (b"stats", b"events")
 """Keys that stay for ever, as `sjq/brokers/redis/keys.py` says."""
-QUEUES = (b"incoming", b"processing", b"failed")
+QUEUES = (b"incoming", b"scheduled", b"processing", b"failed")
 JOBS = (b"job_data", b"job_attachment", b"job_state")
-EXPIRING = (b"lock", b"worker")
+EXPIRING = (b"lock", b"worker", b"control")
+UNTIL_RESUMED = (b"pause",)
 
 
 def until(condition: Callable[[], T], seconds: float = 5.0, what: str = "it") -> T:
@@ -244,10 +245,11 @@ class Wire:
         leaked = [f"{name!r} has no prefix" for name in names if not name.startswith(self.prefix)]
         inside = [name.removeprefix(self.prefix) for name in names if name.startswith(self.prefix)]
         lists = [name for name in inside if name.partition(b":")[0] in QUEUES]
-        queued = {raw_id for name in lists for raw_id in self("LRANGE", name, 0, -1)}
+        look = {True: "ZRANGE", False: "LRANGE"}
+        queued = {id_ for name in lists for id_ in self(look[name.startswith(b"scheduled:")], name, 0, -1)}
         for name in inside:
             kind, _, rest = name.partition(b":")
-            if kind not in PERMANENT + QUEUES + JOBS + EXPIRING:
+            if kind not in PERMANENT + QUEUES + JOBS + EXPIRING + UNTIL_RESUMED:
                 leaked.append(f"{name!r} is in no list of keys")
             elif kind in JOBS and rest not in queued and not self._may_stay(name, kind):
                 leaked.append(f"{name!r} belongs to no job that waits, runs or failed")

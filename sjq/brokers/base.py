@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 
-from sjq.jobs import Job, JobEvent, Lease, Malformed, Message, Outcome, shown
+from sjq.jobs import Due, Job, JobEvent, Lease, Malformed, Message, shown
+from sjq.outcomes import Outcome
 from sjq.states import State
 
 
@@ -45,7 +46,7 @@ class Recovered:
     job_id: str
     worker: str
     state: State
-    """`incoming`, or `failed` when it was lost too often."""
+    """`incoming`, `failed` when it was lost too often, or `cancelled` when a person had asked for that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +56,20 @@ class Pulse:
     lost_locks: frozenset[str]
     lost_leases: frozenset[str]
     """Fences that no longer are the fences of their jobs."""
+    cancelled: Mapping[str, str] = field(default_factory=dict)
+    """Fences of attempts that a person wants to end -> why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pause:
+    """Why no job of a topic is taken by anybody."""
+
+    since: float | None
+    """Seconds since the epoch, by the broker's clock."""
+    by: str | None = None
+    """Who paused it."""
+    halted_by: str | None = None
+    """The failed job at which it stopped by itself, as its policy says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +80,7 @@ class Counts:
     states: Mapping[State, int]
     totals: Mapping[str, int] = field(default_factory=dict)
     """How often each event happened since the counters began; `succeeded` among them."""
+    pause: Pause | None = None
 
 
 class Broker(ABC):
@@ -91,20 +107,24 @@ class Broker(ABC):
         published: Collection[str] = (),
         again: bool = False,
         anew: bool = True,
-    ) -> Lease | Malformed | None:
+        halting: bool = False,
+    ) -> Lease | Malformed | Due | None:
         """Lease the next job of `topic` under `fence`, which no lease ever had before. Never blocks.
 
-        What cannot be a job is settled as `failed (message)` and comes back as Malformed; None is an empty queue.
-        `published` are ids whose records are in place. With `again`, the call repeats one whose answer was lost:
-        it returns the job that the lost call took, if it took one; without `anew`, it takes no other.
+        Scheduled jobs whose time has come wait again first. What cannot be a job is settled as `failed (message)` and
+        comes back as Malformed, and halts the topic if `halting`. Due says that nothing waits yet; None is an empty
+        queue or a paused topic. `published` are ids whose records are in place. With `again`, the call repeats one
+        whose answer was lost: it returns the job that the lost call took, if it took one; without `anew`, it takes no
+        other.
         """
 
     @abstractmethod
-    def settle(self, lease: Lease, outcome: Outcome) -> bool:
+    def settle(self, lease: Lease, outcome: Outcome, *, halting: bool = False) -> bool:
         """End the attempt: its end, its next jobs, the counters and the event are one step.
 
         True when this call ended it, False when an earlier one with the same fence had. Raises LeaseLost when
-        `lease` is no longer the job's current one.
+        `lease` is no longer the job's current one, and CancelAsked when the job was to wait again and a person has
+        cancelled it. A failure halts the topic in the same step if `halting`.
         """
 
     @abstractmethod
@@ -162,17 +182,20 @@ class Broker(ABC):
 
     @abstractmethod
     def recover(
-        self, topic: str, *, dead: Collection[str], expired: Collection[str], losses: int
+        self, topic: str, *, dead: Collection[str], expired: Collection[str], losses: int, halting: bool = False
     ) -> Sequence[Recovered]:
         """Take the jobs of gone workers (as `suspects` names them) back, to be taken next in their old order.
 
         `dead` ones are gone beyond doubt; `expired` ones only if they are still not alive when it happens. A job
-        that was lost `losses` times is `failed (lost)`.
+        that was lost `losses` times is `failed (lost)`, which halts the topic if `halting`.
         """
 
     @abstractmethod
-    def wakeup(self, topics: Collection[str] | None, worker: str) -> Wakeup:
-        """Return what tells the worker that topics may have work; None is every topic there is or will be."""
+    def wakeup(self, topics: Collection[str] | None, worker: str, on_order: Callable[[], None]) -> Wakeup:
+        """Return what tells the worker that topics may have work; None is every topic there is or will be.
+
+        `on_order` is called when somebody has an order for the worker.
+        """
 
     # What people ask for. These may take time in proportion to what they look at.
 
@@ -205,6 +228,22 @@ class Broker(ABC):
         """Send ended jobs of a topic back to wait, to be taken next in their old order; return their ids."""
 
     @abstractmethod
+    def cancel(self, job_id: str, why: str) -> State | None:
+        """Cancel a job that waits; have the worker of a running one stop it, and never let it run again.
+
+        Returns the state in which the job was found, None for one that the broker does not know. An ended job stays
+        as it is.
+        """
+
+    @abstractmethod
+    def pause(self, topics: Collection[str], by: str) -> None:
+        """Let nobody take jobs of these topics until they are resumed; what runs goes on."""
+
+    @abstractmethod
+    def resume(self, topics: Collection[str]) -> Sequence[str]:
+        """Let jobs of these topics be taken again; return those that were paused or halted."""
+
+    @abstractmethod
     def delete(self, job_ids: Collection[str]) -> Sequence[str]:
         """Forget ended jobs; return the ids of those that were. Raises WrongState for a job that has not ended."""
 
@@ -222,7 +261,13 @@ class Broker(ABC):
 
 
 class Wakeup(ABC):
-    """Tells a worker that topics may have work. False alarms are allowed, missed ones are not."""
+    """Tells a worker that topics may have work, or that there are orders for it.
+
+    False alarms are allowed, missed ones are not, but for orders, of which the next heartbeat hears in any case.
+    """
+
+    hears_orders: bool
+    """Whether orders are told at once; where they are not, one has to ask."""
 
     @abstractmethod
     def mark(self, topic: str) -> int:

@@ -1,10 +1,10 @@
-"""Commands for jobs: create, list, show, logs, retry, delete, purge."""
+"""Commands for jobs: create, list, show, logs, retry, cancel, delete, purge."""
 
 from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -13,8 +13,8 @@ import click
 import msgspec
 
 from sjq.cli import render
-from sjq.client import Client
-from sjq.errors import MessageError, NoSuchJob, UsageError
+from sjq.client import Client, JobPolicy
+from sjq.errors import MessageError, NoSuchJob, UsageError, WrongState
 from sjq.jobs import check_json, shown
 from sjq.states import State
 
@@ -35,12 +35,18 @@ class _Given:
 @click.argument("attachment", required=False, type=click.Path(path_type=Path))
 @click.option("--jsonl", type=click.File("rb"), help="A file of JSON lines, - for stdin: each is the data of one job.")
 @click.option("--parent-job-id", metavar="ID", help="The job that these follow, for the lineage.")
+@click.option("--retries", type=click.IntRange(0), metavar="N", help="Tries after a failed one, over the config.")
+@click.option("--backoff", metavar="S", help="The pause before the second try, about; then twice as long each time.")
+@click.option("--timeout", metavar="S", help="How long one attempt may take, as in 90 or 10m; over the config.")
 def create_command(
     topic: str,
     given: str | None,
     attachment: Path | None,
     jsonl: BinaryIO | None,
     parent_job_id: str | None,
+    retries: int | None,
+    backoff: str | None,
+    timeout: str | None,
 ) -> None:
     """Create a job on TOPIC and print its id.
 
@@ -53,17 +59,18 @@ def create_command(
     """  # noqa: D301 - \b keeps click from filling the lines
     if jsonl is not None and given is not None:
         raise click.UsageError("give INPUT or --jsonl, not both")
+    policy: JobPolicy = {"retries": retries, "backoff": backoff, "timeout": timeout}
     with Client() as client:
         if (client.config.broker or "").startswith("memory://"):
             raise UsageError("memory:// lives in one process: the job would be gone when this command ends")
         parent_job_id = parent_job_id and _parent(client, parent_job_id)
         if jsonl is not None:
-            for job_id in client.create_many(topic, _lines(jsonl), parent_job_id=parent_job_id):
+            for job_id in client.create_many(topic, _lines(jsonl), parent_job_id=parent_job_id, **policy):
                 render.line(job_id)
         else:
             job = _read(given, attachment)
             data = msgspec.Raw(job.data)
-            render.line(client.create(topic, data, attachment=job.attachment, parent_job_id=parent_job_id))
+            render.line(client.create(topic, data, attachment=job.attachment, parent_job_id=parent_job_id, **policy))
         _warn_without_handler(client, topic)
 
 
@@ -83,16 +90,6 @@ def _warn_without_handler(client: Client, topic: str) -> None:
         find_topic(topic, client.config)
     except UsageError as error:
         render.talk(f"warning: {error}; what was created waits for a worker that has one")
-
-
-def _warn_of_unknown(client: Client, topics: Collection[str]) -> None:
-    known = [status.topic for status in client.status()]
-    for topic in topics:
-        if topic not in known:
-            import difflib  # noqa: PLC0415 - for the mistaken alone
-
-            near = difflib.get_close_matches(topic, known, n=1)
-            render.talk(f"warning: no topic {topic!r} is known here" + (f"; did you mean {near[0]!r}?" if near else ""))
 
 
 def _read(given: str | None, attachment: Path | None) -> _Given:
@@ -146,7 +143,7 @@ def _lines(file: BinaryIO) -> Iterator[msgspec.Raw]:
 def list_command(topic: str | None, state: str | None, limit: int, as_json: bool) -> None:
     """List jobs: what the broker knows, and what succeeded by the records here."""
     with Client() as client:
-        _warn_of_unknown(client, [topic] if topic else [])
+        render.warn_of_unknown([topic] if topic else [], client.known_topics())
         found = client.list(topic, state, limit=limit)
     if as_json:
         render.json([render.job_as_json(job) for job in found])
@@ -190,11 +187,33 @@ def retry_command(topics: tuple[str, ...], first: tuple[str, ...]) -> None:
     """
     job_ids, topics = ((*first, *topics), ()) if first else ((), topics)
     with Client() as client:
-        _warn_of_unknown(client, topics)
+        render.warn_of_unknown(topics, client.known_topics())
         sent = client.retry(topics, job_ids=[client.resolve(job_id) for job_id in job_ids])
     for job_id in sent:
         render.line(shown(job_id))
     render.talk(f"{len(sent)} sent back")
+
+
+@click.command("cancel", short_help="Stop jobs that wait or run.")
+@click.argument("job_ids", metavar="ID...", nargs=-1, required=True)
+def cancel_command(job_ids: tuple[str, ...]) -> None:
+    """Stop the jobs ID, wherever they wait or run: they are cancelled, and only sjq retry --job sends them back."""
+    left = 0
+    with Client() as client:
+        for job_id in [client.resolve(job_id) for job_id in job_ids]:
+            try:
+                state = client.cancel(job_id)
+            except WrongState as error:
+                render.talk(str(error))
+                left += 1
+                continue
+            if state is State.PROCESSING:
+                worker = shown(client.get(job_id).worker or "nobody")
+                render.line(f"{shown(job_id)} will be cancelled; its worker {worker} has not stopped it yet")
+            else:
+                render.line(f"{shown(job_id)} {state}")
+    if left:
+        raise WrongState(f"{left} of {len(job_ids)} had ended")
 
 
 @click.command("delete", short_help="Forget ended jobs.")
@@ -217,7 +236,7 @@ def purge_command(topic: str, states: tuple[str, ...], yes: bool) -> None:
     """Make the broker forget all failed and timedout jobs of TOPIC. Their records in job_data/ stay."""
     chosen = [State(state) for state in states] or [State.FAILED, State.TIMEDOUT]
     with Client() as client:
-        _warn_of_unknown(client, [topic])
+        render.warn_of_unknown([topic], client.known_topics())
         if yes:
             render.line(f"{client.purge(topic, chosen)} jobs of {topic} forgotten")
         else:

@@ -18,6 +18,7 @@ _COLOURS = {
     State.FAILED: "red",
     State.TIMEDOUT: "red",
     State.PROCESSING: "cyan",
+    State.SCHEDULED: "blue",
     State.CANCELLED: "yellow",
     State.REJECTED: "yellow",
 }
@@ -31,6 +32,16 @@ def line(text: str = "") -> None:
 def talk(text: str) -> None:
     """Say something to the person, not to the program that reads stdout."""
     click.echo(text, err=True)
+
+
+def warn_of_unknown(topics: Iterable[str], known: Sequence[str]) -> None:
+    """Say which topics nobody has heard of, and what may have been meant."""
+    for topic in topics:
+        if topic not in known:
+            import difflib  # noqa: PLC0415 - for the mistaken alone
+
+            near = difflib.get_close_matches(topic, known, n=1)
+            talk(f"warning: no topic {topic!r} is known here" + (f"; did you mean {near[0]!r}?" if near else ""))
 
 
 def raw(content: bytes) -> None:
@@ -98,6 +109,7 @@ def job_as_json(job: Job) -> dict[str, object]:
         "attempt": job.attempt,
         "created_at": job.created_at,
         "since": None if job.since is None else clock.rfc3339(job.since),
+        "due": None if job.due is None else clock.rfc3339(job.due),
         "worker": job.worker,
         "reason": None if job.reason is None else {"code": job.reason, "why": job.why},
     }

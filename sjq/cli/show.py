@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from sjq import identity
+from sjq import clock, identity
 from sjq.cli import render
 from sjq.client import Client
 from sjq.errors import NoSuchJob
@@ -43,6 +43,7 @@ def _facts(client: Client, job: Job, metadata: Mapping[str, Any] | None) -> dict
         "state": render.state(job.state),
         "why": shown(job.why) if job.why else _held(client, job),
         "since": f"{render.age(job.since)} ago" if job.since else None,
+        "again": f"at {clock.rfc3339(job.due)}" if job.due else None,
         "attempt": str(job.attempt) if job.attempt else None,
         "worker": None if job.worker is None else shown(job.worker),
         "input": _short(job.data),
@@ -62,17 +63,19 @@ def _facts(client: Client, job: Job, metadata: Mapping[str, Any] | None) -> dict
         "memory": f"{usage['max_rss_bytes'] / 2**20:.1f} MiB" if usage else None,
         "stdout": _short(metadata["stdout"].encode()) if metadata["stdout"] else None,
         "stderr": _short(metadata["stderr"].encode(), tail=True) if metadata["stderr"] else None,
-        "again": f"{metadata['command']} {shlex.join(metadata['args'])}",
+        "by hand": f"{metadata['command']} {shlex.join(metadata['args'])}",
     }
     return facts
 
 
 def _held(client: Client, job: Job) -> str | None:
-    """Return why a waiting job's topic is held, if it is."""
+    """Return why a waiting job's topic is stopped or held, if it is."""
     if job.state is not State.INCOMING:
         return None
-    held = next((topic.held for topic in client.status() if topic.topic == job.topic), None)
-    return f"its topic is held: {' '.join(held.split())}" if held else None
+    topic = next((topic for topic in client.status() if topic.topic == job.topic), None)
+    if topic and topic.stopped:
+        return f"its topic is stopped: {topic.stopped}"
+    return f"its topic is held: {' '.join(topic.held.split())}" if topic and topic.held else None
 
 
 def _seconds(value: float | None) -> str:

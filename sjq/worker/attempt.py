@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from sjq.brokers.base import Broker
-from sjq.errors import Error, KeyTaken, LeaseLost, MessageError
+from sjq.config import TopicPolicy
+from sjq.errors import CancelAsked, Error, KeyTaken, LeaseLost, MessageError
 from sjq.executors.base import Executor, Exit, Runtime, Task
-from sjq.jobs import Lease, Outcome, failed, released, shown
+from sjq.jobs import Lease, shown
+from sjq.outcomes import Outcome, cancelled, failed, released
 from sjq.records import Record, Records
 from sjq.states import Reason, State
 from sjq.worker.heartbeat import Heartbeat, longer
@@ -20,6 +22,7 @@ from sjq.worker.in_flight import InFlight
 from sjq.worker.judgement import judge
 from sjq.worker.lock_file import LockFile
 from sjq.worker.metadata import metadata
+from sjq.worker.retries import next_step
 
 _log = logging.getLogger("sjq.worker")
 
@@ -36,6 +39,7 @@ class Attempts:
     heartbeat: Heartbeat
     in_flight: InFlight
     lock_file: LockFile
+    policy_of: Callable[[str], TopicPolicy]
 
     def run(self, lease: Lease, runtime: Runtime, slot: int) -> bool:
         """Run one attempt that has begun, from its input to its published record; tell whether it was published.
@@ -64,20 +68,18 @@ class Attempts:
             _say_start(lease)
             self.in_flight.running(lease, task)
             end = self.executor.run(task)
-            outcome = judge(lease.message, end, record.returned, self.root, complaint=record.complaint())
-            if end.killed and outcome.state is not State.SUCCEEDED:
-                outcome = released("its worker was stopped")
-            else:
+            outcome = self._outcome(lease, record, task, end)
+            if outcome.state is not State.INCOMING:
                 told = metadata(
                     lease, record=record, task=task, end=end, outcome=outcome, worker=self.worker, root=self.root
                 )
                 record.seal(told)
         except Exception as error:
             # A fault of this machine, or of our own: the job has done nothing to deserve it.
-            self._give_up(lease, record, f"it could not be run here: {error}")
+            self._give_up(lease, record, released(f"it could not be run here: {error}"))
             raise
         if outcome.state is State.INCOMING:
-            self._give_up(lease, record, outcome.why or "")
+            self._give_up(lease, record, outcome)
             return False
         self.lock_file.settling(slot, lease.job_id)
         try:
@@ -89,39 +91,53 @@ class Attempts:
         _say_end(lease, end, outcome)
         return True
 
-    def _give_up(self, lease: Lease, record: Record, why: str) -> None:
-        """Send the job back unharmed."""
+    def _outcome(self, lease: Lease, record: Record, task: Task, end: Exit) -> Outcome:
+        outcome = judge(lease.message, end, record.returned, self.root, complaint=record.complaint())
+        if outcome.state is State.SUCCEEDED:
+            return outcome
+        if (why := self.in_flight.why_cancelled(lease)) is not None:
+            return cancelled(why)
+        if end.killed:
+            return released("its worker was stopped")
+        return next_step(outcome, lease, task.runtime.topic.policy)
+
+    def _give_up(self, lease: Lease, record: Record, outcome: Outcome) -> None:
+        """Send the job back to wait."""
         with contextlib.suppress(OSError):  # what cannot be removed now is no reason to keep the job
             record.discard()
-        self._settle(lease, released(why))
-        _log.info(
-            "%s: %s released: %s",
-            lease.topic,
-            shown(lease.job_id),
-            why,
-            extra={"event": "released", "job": lease.job_id},
-        )
-
-    def _settle_or_fail(self, lease: Lease, outcome: Outcome, record: Record, told: Mapping[str, object]) -> Outcome:
-        """Settle; an outcome that can never be settled for what it holds becomes a failure, which can."""
         try:
             self._settle(lease, outcome)
+        except CancelAsked as error:
+            outcome = cancelled(str(error))
+            self._settle(lease, outcome)
+        how = "cancelled" if outcome.state is State.CANCELLED else outcome.reason or "released"
+        extra = {"event": str(how), "job": lease.job_id}
+        _log.info("%s: %s %s: %s", lease.topic, shown(lease.job_id), how, shown(outcome.why or ""), extra=extra)
+
+    def _settle_or_fail(self, lease: Lease, outcome: Outcome, record: Record, told: Mapping[str, object]) -> Outcome:
+        """Settle; an outcome that can never be settled for what it holds becomes one that can."""
+        try:
+            self._settle(lease, outcome)
+        except CancelAsked as error:
+            instead = cancelled(str(error))
         except (KeyTaken, MessageError) as error:
-            failure = failed(Reason.OUTPUT, f"its end could not be settled: {error}")
-            reason = {"code": failure.reason, "why": failure.why}
-            record.seal({**told, "state": failure.state, "reason": reason, "next_job_ids": []})
-            if self._settle(lease, failure):
-                return failure
-            record.seal(told)  # the broker had taken the first one after all
+            instead = failed(Reason.OUTPUT, f"its end could not be settled: {error}")
+        else:
+            return outcome
+        reason = {"code": instead.reason, "why": instead.why}
+        record.seal({**told, "state": instead.state, "reason": reason, "next_job_ids": []})
+        if self._settle(lease, instead):
+            return instead
+        record.seal(told)  # the broker had taken the first one after all
         return outcome
 
     def _settle(self, lease: Lease, outcome: Outcome) -> bool:
         """Settle, however long the broker is away or refuses us: the outcome is known, and the record is sealed."""
-        pause_s = 0.0
+        pause_s, halting = 0.0, self.policy_of(lease.topic).halts
         while True:
             try:
-                return self.broker.settle(lease, outcome)
-            except (KeyTaken, LeaseLost, MessageError):
+                return self.broker.settle(lease, outcome, halting=halting)
+            except (CancelAsked, KeyTaken, LeaseLost, MessageError):
                 raise
             except Error as error:
                 self.heartbeat.wait_for_broker(str(error), pause_s)
@@ -152,13 +168,17 @@ def _say_start(lease: Lease) -> None:
 def _say_end(lease: Lease, end: Exit, outcome: Outcome) -> None:
     topics = Counter(message.topic for message in outcome.next_jobs)
     then = ", ".join(f"{topic} ({count})" if count > 1 else topic for topic, count in topics.items())
+    how, again = str(outcome.state), ""
+    if outcome.state is State.SCHEDULED:
+        how, again = "failed", f"; again in {outcome.delay_s or 0.0:.3g} s"
     _log.log(
         logging.INFO if outcome.state is State.SUCCEEDED else logging.WARNING,
-        "%s: %s %s after %.2f s%s",
+        "%s: %s %s after %.2f s%s%s",
         lease.topic,
         shown(lease.job_id),
-        outcome.state,
+        how,
         end.elapsed_s,
         f", next: {then}" if then else f": {shown(outcome.why)}" if outcome.why else "",
+        again,
         extra={"event": str(outcome.state), "job": lease.job_id, "elapsed_s": end.elapsed_s},
     )

@@ -145,6 +145,8 @@ class Heartbeat:
         self._last_beat = (clock.monotonic(), clock.now())
         if pulse.lost_leases:
             self._in_flight.lose(pulse.lost_leases)
+        if pulse.cancelled:
+            self._in_flight.cancel(pulse.cancelled)
         if pulse.lost_locks:
             self._on_lost_locks(pulse.lost_locks)
         with self._changed:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 
 from sjq.executors.base import Executor, Task
@@ -19,6 +19,7 @@ class InFlight:
         self._tasks: dict[str, tuple[Lease, Task | None]] = {}
         self._taking: set[str] = set()
         self._lost: set[str] = set()
+        self._cancelled: dict[str, str] = {}
         self._interrupted = False
 
     @contextmanager
@@ -47,7 +48,7 @@ class InFlight:
         """Note the task of an attempt, so that it can be killed; kill it at once if that is due already."""
         with self._changing:
             self._tasks[lease.fence] = (lease, task)
-            due = self._interrupted or lease.fence in self._lost
+            due = self._interrupted or lease.fence in self._lost or lease.fence in self._cancelled
         if due:
             self._executor.kill(task)
 
@@ -56,6 +57,7 @@ class InFlight:
         with self._changing:
             self._tasks.pop(lease.fence, None)
             self._lost.discard(lease.fence)
+            self._cancelled.pop(lease.fence, None)
 
     def leases(self) -> list[Lease]:
         """Return the leases of all attempts."""
@@ -68,6 +70,19 @@ class InFlight:
             self._lost |= self._tasks.keys() & fences
             tasks = [self._tasks[fence][1] for fence in self._lost]
         self._kill(tasks)
+
+    def cancel(self, fences: Mapping[str, str]) -> None:
+        """Kill the attempts that a person has cancelled, and remember why."""
+        with self._changing:
+            new = (self._tasks.keys() & fences.keys()) - self._cancelled.keys()
+            self._cancelled |= {fence: fences[fence] for fence in new}
+            tasks = [self._tasks[fence][1] for fence in new]
+        self._kill(tasks)
+
+    def why_cancelled(self, lease: Lease) -> str | None:
+        """Return why a person cancelled an attempt, or None when nobody did."""
+        with self._changing:
+            return self._cancelled.get(lease.fence)
 
     def interrupt(self) -> None:
         """Kill every attempt, for a stop: they are released."""

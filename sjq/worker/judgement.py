@@ -5,12 +5,14 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
 from sjq.errors import MessageError, UsageError
 from sjq.executors.base import Exit
-from sjq.jobs import MOST_NEXT_JOBS, Message, Outcome, check_topic, failed, json_fault, succeeded
+from sjq.jobs import MOST_HOPS, MOST_NEXT_JOBS, Message, check_topic, json_fault
+from sjq.outcomes import Outcome, failed, succeeded
 from sjq.plain_file import read_plain
 from sjq.states import Reason
 
@@ -36,6 +38,22 @@ class _Output(msgspec.Struct, forbid_unknown_fields=True):
 _output = msgspec.json.Decoder(_Output)
 
 
+class _Wish(msgspec.Struct, forbid_unknown_fields=True):
+    why: str = ""
+    after: Annotated[float, msgspec.Meta(ge=0, le=1e9)] | None = None
+
+
+class _Wishes(msgspec.Struct, forbid_unknown_fields=True):
+    """What a handler that did not succeed writes as its output, if it has a wish."""
+
+    retry: _Wish | None = None
+    fail: _Wish | None = None
+
+
+_wishes = msgspec.json.Decoder(_Wishes)
+MOST_BYTES_OF_WISH = 64 * 1024
+
+
 class _BadOutput(Exception):
     """The output cannot be used; the text says why."""
 
@@ -47,17 +65,34 @@ def judge(message: Message, end: Exit, read_output: Callable[[], bytes], root: P
     next jobs are read relative to `root`. `complaint` is the line of stderr that says why, as far as can be told.
     """
     if end.error is not None:
-        return failed(Reason.LOST, f"{end.error}, through no fault that sjq could see: sjq retry runs it again")
+        return failed(Reason.LOST, end.error)
     if end.signal is not None:
         return failed(Reason.SIGNAL, f"killed by {_signal_name(end.signal)}")
-    if end.exit_code == EXIT_TEMPFAIL:
-        return failed(Reason.EXIT, f"exit code {EXIT_TEMPFAIL} asks for another try, which is not built yet")
-    if end.exit_code != 0:
-        return failed(Reason.EXIT, f"exit code {end.exit_code}{complaint and f': {complaint}'}")
+    if end.exit_code is not None and end.exit_code != 0:
+        return _ended_badly(end.exit_code, _wish(read_output), complaint)
     try:
         return succeeded(_next_jobs(message, _read(read_output), root))
     except _BadOutput as error:
         return failed(Reason.OUTPUT, str(error))
+
+
+def _wish(read_output: Callable[[], bytes]) -> _Wishes:
+    """Return what the handler wants to be done with its job; what it wrote may be anything."""
+    try:
+        text = read_output()
+        return _wishes.decode(text) if len(text) <= MOST_BYTES_OF_WISH else _Wishes()
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return _Wishes()
+
+
+def _ended_badly(code: int, wishes: _Wishes, complaint: str) -> Outcome:
+    if wishes.fail is not None:
+        return failed(Reason.EXIT, wishes.fail.why or f"exit code {code}: the handler gave up", final=True)
+    if wishes.retry is not None and code == EXIT_TEMPFAIL:
+        why = f"it asked for another try{wishes.retry.why and f': {wishes.retry.why}'}"
+        return failed(Reason.EXIT, why, delay_s=wishes.retry.after)
+    asks = ", which asks for another try" if code == EXIT_TEMPFAIL else ""
+    return failed(Reason.EXIT, f"exit code {code}{asks}{complaint and f': {complaint}'}")
 
 
 def _signal_name(number: int) -> str:
@@ -101,6 +136,11 @@ def _next_jobs(message: Message, output: _Output, root: Path) -> list[Message]:
         following = output.next
     if len(following) > MOST_NEXT_JOBS:
         raise _BadOutput(f"its output names {len(following)} next jobs; {MOST_NEXT_JOBS} are the most")
+    if following and message.hops >= MOST_HOPS:
+        raise _BadOutput(
+            f"its output names {following[0].topic!r} as the next topic, but {message.hops} jobs came before it in "
+            f"this chain, and {MOST_HOPS} are the most: its topics lead in a circle"
+        )
     return [_next_job(message, item, index, root) for index, item in enumerate(following)]
 
 

@@ -12,7 +12,7 @@ import msgspec
 
 import sjq
 from sjq import clock
-from sjq.brokers.base import Broker, Wakeup
+from sjq.brokers.base import Broker, Counts, Wakeup
 from sjq.config import Config
 from sjq.errors import BrokerDown, ConfigError, Error
 from sjq.executors.local import LocalExecutor
@@ -35,6 +35,9 @@ BEAT_S = 0.2
 
 LOOK_S = 1.0
 """How often it looks for new topics."""
+
+ASK_S = 1.0
+"""How often it asks for orders where it is not told of them."""
 
 TICK_S = 2.0
 """What the clock of a file system may be coarse by."""
@@ -75,6 +78,8 @@ class Worker:
         self._changed = threading.Condition()
         self._said = ""
         """What the broker refused last; said once, and not at every look."""
+        self._halted = False
+        """Whether a burst left jobs of a topic that stopped at a failed one."""
         self._stop_requests = 0
         self._next_care = 0.0
         self._quota = Quota(options.limit)
@@ -118,6 +123,7 @@ class Worker:
             heartbeat=self._heartbeat,
             in_flight=self._in_flight,
             lock_file=self._lock_file,
+            policy_of=self._config.policy,
         )
         try:
             return self._work(named)
@@ -128,10 +134,12 @@ class Worker:
     def _work(self, named: Collection[Topic]) -> int:
         self._heartbeat.start()
         try:
-            self._wakeup = self._broker.wakeup([topic.name for topic in named] or None, self.id)
+            named_topics = [topic.name for topic in named] or None
+            self._wakeup = self._broker.wakeup(named_topics, self.id, self._heartbeat.beat_now)
             self._open_gates(named)
             self._loop(named)
-            return 1 if self._options.burst and any(gate.held for gate in self._claims.gates.values()) else 0
+            held = self._halted or any(gate.held for gate in self._claims.gates.values())
+            return 1 if self._options.burst and held else 0
         finally:
             self._end()
 
@@ -208,7 +216,7 @@ class Worker:
 
     def _loop(self, named: Collection[Topic]) -> None:
         care_every_s = max(BEAT_S, self._lease_s / 3)
-        self._next_care = next_look = clock.monotonic()
+        self._next_care = next_look = next_ask = clock.monotonic()
         while not self._stop_requests and not self._quota.used_up:
             try:
                 now = clock.monotonic()
@@ -218,6 +226,9 @@ class Worker:
                 if now >= self._next_care:
                     self._next_care = now + care_every_s
                     self._care()
+                if now >= next_ask and self._wakeup and not self._wakeup.hears_orders:
+                    next_ask = now + ASK_S
+                    self._heartbeat.beat_now()
                 if self._options.burst and self._done():
                     self._say_what_is_left()
                     return
@@ -236,14 +247,19 @@ class Worker:
         if self._claims.awaited or not all(slot.idle for slot in self._slots):
             return False
         served = [name for name, gate in self._claims.gates.items() if gate.locked and not gate.held]
-        counts = self._broker.counts(served)
-        open_jobs = sum(count.states[State.INCOMING] + count.states[State.PROCESSING] for count in counts)
+        open_jobs = sum(_open(count) for count in self._broker.counts(served) if not count.pause)
         return open_jobs == 0 and all(slot.idle for slot in self._slots)
 
     def _say_what_is_left(self) -> None:
-        """Say of a burst what it did not do because other workers have it."""
-        for count in self._broker.counts([name for name, gate in self._claims.gates.items() if not gate.locked]):
-            if left := count.states[State.INCOMING] + count.states[State.PROCESSING]:
+        """Say of a burst what it did not do, because other workers have it or nobody may."""
+        for count in self._broker.counts(list(self._claims.gates)):
+            if not (left := _open(count)):
+                continue
+            if count.pause:
+                self._halted = self._halted or count.pause.halted_by is not None
+                how = "halted" if count.pause.halted_by else "paused"
+                _log.warning("%s is %s, left: %d; sjq resume %s", count.topic, how, left, count.topic)
+            elif not self._claims.gates[count.topic].locked:
                 _log.warning("%s: left to the worker that holds it: %d", count.topic, left)
 
     def _notify(self) -> None:
@@ -323,3 +339,7 @@ class Worker:
                     extra={"event": "stopping"},
                 )
             running[0].thread.join(BEAT_S / 2)
+
+
+def _open(count: Counts) -> int:
+    return sum(count.states[state] for state in (State.INCOMING, State.SCHEDULED, State.PROCESSING))

@@ -8,7 +8,8 @@ import sjq
 from sjq import clock, identity
 from sjq.executors import launch
 from sjq.executors.base import Exit, Task
-from sjq.jobs import Lease, Outcome
+from sjq.jobs import Lease
+from sjq.outcomes import Outcome
 from sjq.records import Record
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from sjq import identity
 from sjq.brokers.base import Broker, Holder
-from sjq.errors import BrokerDown, Error, LeaseLost, WrongState
-from sjq.jobs import released, shown, worker_of
+from sjq.errors import BrokerDown, CancelAsked, Error, LeaseLost, WrongState
+from sjq.jobs import Lease, shown, worker_of
+from sjq.outcomes import cancelled, released
 from sjq.records import Records, Unpublished, digest_of
 from sjq.states import State
 from sjq.topics import Topic
@@ -19,6 +20,12 @@ from sjq.worker.in_flight import InFlight
 from sjq.worker.lock_file import abandoned, processes_gone
 
 _log = logging.getLogger("sjq.worker")
+
+_BECAME = {
+    State.INCOMING: "waits again",
+    State.FAILED: "was lost too often and is failed",
+    State.CANCELLED: "is cancelled, as somebody had asked",
+}
 
 LOCK_FILE = "lock_file"
 """The fact under which a worker tells where its lock file is."""
@@ -64,9 +71,11 @@ class Recovery:
         dead, expired = self._gone(suspects)
         if not dead and not expired:
             return 0
-        jobs = self._broker.recover(topic.name, dead=dead, expired=expired, losses=topic.policy.losses)
+        jobs = self._broker.recover(
+            topic.name, dead=dead, expired=expired, losses=topic.policy.losses, halting=topic.policy.halts
+        )
         for job in jobs:
-            again = "waits again" if job.state is State.INCOMING else "was lost too often and is failed"
+            again = _BECAME[job.state]
             _log.warning(
                 "%s %s: its worker %s is gone",
                 shown(job.job_id),
@@ -86,8 +95,14 @@ class Recovery:
         for stray in strays.keys() & self._strays.get(topic.name, set()):
             _log.warning("%s: %s is leased to us and runs nowhere: released", topic.name, shown(stray[0]))
             with contextlib.suppress(LeaseLost):
-                self._broker.settle(strays[stray], released("its worker never heard that it had it"))
+                self._release(strays[stray])
         self._strays[topic.name] = set(strays)
+
+    def _release(self, stray: Lease) -> None:
+        try:
+            self._broker.settle(stray, released("its worker never heard that it had it"))
+        except CancelAsked as error:
+            self._broker.settle(stray, cancelled(str(error)))
 
     def _gone(self, workers: Mapping[str, Mapping[str, str]]) -> tuple[list[str], list[str]]:
         """Return the workers that are dead beyond doubt, and those that stopped renewing."""

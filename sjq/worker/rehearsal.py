@@ -15,7 +15,8 @@ from sjq.config import Config
 from sjq.executors import launch
 from sjq.executors.base import Exit, Runtime, Task
 from sjq.executors.runtimes import Runtimes
-from sjq.jobs import Message, Outcome
+from sjq.jobs import Message
+from sjq.outcomes import Outcome
 from sjq.plain_file import read_plain
 from sjq.topics import Topic
 from sjq.worker.judgement import judge

@@ -7,10 +7,11 @@ import logging
 import threading
 from collections.abc import Callable
 
+from sjq import clock
 from sjq.brokers.base import Broker, Wakeup
 from sjq.errors import BrokerDown, ConfigError, EnvironmentFailed, Error
 from sjq.executors.base import Runtime
-from sjq.jobs import Lease, Malformed, make_fence, shown
+from sjq.jobs import Due, Lease, Malformed, make_fence, shown
 from sjq.worker.attempt import Attempts
 from sjq.worker.gate import Gate
 from sjq.worker.heartbeat import Heartbeat, longer
@@ -51,6 +52,8 @@ class Slot:
         self._stopping = threading.Event()
         self._published: list[str] = []
         self._refused = False
+        self._due_at: float | None = None
+        """When the next scheduled job's time comes, by the monotonic clock."""
         self.thread = threading.Thread(target=self._run, name=f"sjq-{gate.topic.name}", daemon=True)
 
     def stop(self) -> None:
@@ -89,7 +92,7 @@ class Slot:
     def _step(self) -> bool:
         """Look for a job, and run it if there is one; tell whether another look is worth while at once."""
         runtime = self.gate.pass_through()
-        self._refused = False
+        self._refused, self._due_at = False, None
         if runtime is None:
             return False
         if not self._quota.begin():
@@ -101,6 +104,9 @@ class Slot:
         finally:
             if not isinstance(taken, Lease):
                 self._quota.give_back()
+        if isinstance(taken, Due):
+            self._due_at = clock.monotonic() + taken.in_s
+            return taken.in_s <= 0
         if taken is None:
             return False
         self.idle = False
@@ -124,18 +130,21 @@ class Slot:
         except EnvironmentFailed as error:
             self.gate.hold(str(error))
 
-    def _take(self) -> Lease | Malformed | None:
+    def _take(self) -> Lease | Malformed | Due | None:
         """Take, however long the broker is away: a take whose answer was lost is repeated under the same fence."""
         worker = self._attempts.worker
         fence = make_fence(worker, next(self._fence_numbers))
         topic, again = self.gate.topic.name, False
+        halting = self.gate.topic.policy.halts
         pause_s = 0.0
         with self._attempts.in_flight.taking(fence):
             while True:
                 try:
                     # Meanwhile the lock may be lost, or the worker be told to stop: then it is only asked what we have.
                     anew = not again or (self.gate.locked and not self._stopping.is_set())
-                    taken = self._broker.take(topic, worker, fence, published=self._published, again=again, anew=anew)
+                    taken = self._broker.take(
+                        topic, worker, fence, published=self._published, again=again, anew=anew, halting=halting
+                    )
                 except (BrokerDown, ConfigError) as error:
                     self._heartbeat.wait_for_broker(str(error), pause_s)
                     again, pause_s = True, longer(pause_s)
@@ -152,6 +161,8 @@ class Slot:
             self._on_change()
         if not self._stopping.is_set():
             nap_s = LONGEST_NAP_S if retry_s is None else min(retry_s + 0.01, LONGEST_NAP_S)
+            if self._due_at is not None:
+                nap_s = min(nap_s, max(0.0, self._due_at - clock.monotonic()))
             if self._refused:
                 nap_s = REFUSED_NAP_S
             self._wakeup.wait(self.gate.topic.name, mark, nap_s)

@@ -10,7 +10,8 @@ from msgspec.structs import replace as changed
 
 from sjq.brokers.base import Broker, Pulse
 from sjq.brokers.redis.broker import RedisBroker
-from sjq.jobs import Job, Lease, Malformed, Message, Outcome, failed, make_fence, new_message, succeeded
+from sjq.jobs import Due, Job, Lease, Malformed, Message, make_fence, new_message
+from sjq.outcomes import Outcome, failed, succeeded
 from sjq.states import Reason, State
 
 TOPIC = "resize"
@@ -32,7 +33,7 @@ class Hand:
     def fence(self) -> str:
         return make_fence(self.id, next(self._taken))
 
-    def take(self, topic: str = TOPIC, *, published: Collection[str] = ()) -> Lease | Malformed | None:
+    def take(self, topic: str = TOPIC, *, published: Collection[str] = ()) -> Lease | Malformed | Due | None:
         return self.broker.take(topic, self.id, self.fence(), published=published)
 
     def lease(self, topic: str = TOPIC) -> Lease:

@@ -12,7 +12,8 @@ from sjq.brokers import open_broker
 from sjq.brokers.base import Broker
 from sjq.config import Config
 from sjq.errors import Error
-from sjq.jobs import JobEvent, released, succeeded
+from sjq.jobs import JobEvent
+from sjq.outcomes import released, succeeded
 from sjq.states import TRANSITIONS, Event, State
 
 from .jobs import TOPIC, Hand, broke, create, job, several

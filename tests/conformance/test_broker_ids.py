@@ -6,7 +6,8 @@ import pytest
 from servers import Wire
 
 from sjq.brokers.base import Broker
-from sjq.jobs import id_from_bytes, succeeded
+from sjq.jobs import id_from_bytes
+from sjq.outcomes import succeeded
 from sjq.states import Reason, State
 
 from .jobs import TOPIC, Hand, broke, create, ids_of, job, state_of, story, waiting

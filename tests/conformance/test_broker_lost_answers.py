@@ -15,7 +15,8 @@ from sjq.brokers import open_broker
 from sjq.brokers.base import Broker
 from sjq.config import Config
 from sjq.errors import BrokerDown
-from sjq.jobs import Lease, Outcome, released, succeeded
+from sjq.jobs import Lease
+from sjq.outcomes import Outcome, released, succeeded
 from sjq.states import State
 
 from .jobs import TOPIC, Hand, broke, create, job, several, story, waiting

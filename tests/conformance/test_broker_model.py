@@ -6,9 +6,11 @@ The model is written from the table in the design (section 3), not from any brok
 from __future__ import annotations
 
 import secrets
+import signal
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from itertools import count
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -16,19 +18,31 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from msgspec.structs import replace as changed
-from servers import Wire
+from servers import Server, Wire, until
 
 from sjq.brokers import open_broker
 from sjq.brokers.redis.broker import RedisBroker
 from sjq.config import Config
-from sjq.errors import LeaseLost, WrongState
-from sjq.jobs import Lease, Malformed, Outcome, released, succeeded
-from sjq.states import State
+from sjq.errors import CancelAsked, LeaseLost, WrongState
+from sjq.jobs import Due, Lease, Malformed
+from sjq.outcomes import Outcome, cancelled, lost, released, retried, succeeded, timedout
+from sjq.states import Reason, State
 
-from .jobs import TOPIC, broke, forget, ids_of, job
+from .jobs import FACTS, TOPIC, broke, forget, ids_of, job
 
 WORKERS = ("worker-a", "worker-b")
-OUTCOMES: dict[State, Outcome] = {State.SUCCEEDED: succeeded(), State.FAILED: broke, State.INCOMING: released("a stop")}
+OUTCOMES: dict[str, Outcome] = {
+    "success": succeeded(),
+    "failure": broke,
+    "time limit": timedout("it took 3 s"),
+    "cancel": cancelled("asked for"),
+    "retry now": retried(broke, 0.0),
+    "retry later": retried(broke, 3600.0),
+    "release": released("a stop"),
+    "loss": lost("its keeper was killed"),
+}
+WAITS = (State.INCOMING, State.SCHEDULED)
+LATER = 3600.0
 
 workers = st.sampled_from(WORKERS)
 outcomes = st.sampled_from(list(OUTCOMES))
@@ -43,9 +57,14 @@ class Known:
     fence: str | None = None
     worker: str | None = None
     attempt: int = 0
+    tries: int = 0
     losses: int = 0
+    interruptions: int = 0
     has_message: bool = True
-    released: bool = False
+    given_back: bool = False
+    """Whether its last lease ended by giving it back to wait at once."""
+    cancel: bool = False
+    due: float | None = None
 
 
 @dataclass
@@ -57,6 +76,8 @@ class Model:
     """Ids that wait, the next one first; an id that was pushed again stands here more than once."""
     processing: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
+    """Ids that ended badly, in whatever way."""
+    paused: bool = False
     events: Counter[str] = field(default_factory=Counter)
 
     def create(self, job_id: str) -> None:
@@ -65,7 +86,15 @@ class Model:
             self.incoming.append(job_id)
             self.events["created"] += 1
 
-    def take(self, worker: str, fence: str) -> str | None:
+    def become_due(self, now: float) -> None:
+        """What ran before is taken next, the longest due first; nothing else is scheduled here."""
+        due = [(known.due, job_id) for job_id, known in self.jobs.items() if known.due is not None and known.due <= now]
+        for _, job_id in due:
+            self.jobs[job_id].state, self.jobs[job_id].due = State.INCOMING, None
+            self.events["due"] += 1
+        self.incoming[:0] = [job_id for _, job_id in sorted(due)]
+
+    def take(self, worker: str, fence: str, *, halting: bool) -> str | None:
         while self.incoming:
             job_id = self.incoming.pop(0)
             known = self.jobs.setdefault(job_id, Known(State.INCOMING, has_message=False))
@@ -77,45 +106,77 @@ class Model:
             self.processing.append(job_id)
             self.events["taken"] += 1
             if not known.has_message:
-                self.end(job_id, State.FAILED)
+                self.processing.remove(job_id)
+                self.put_away(job_id, State.FAILED, halting=halting)
+                self.events["failed"] += 1
             return job_id
         return None
 
-    def end(self, job_id: str, state: State) -> None:
-        self.jobs[job_id].state = state
-        self.processing.remove(job_id)
-        if state is State.FAILED:
-            self.failed.append(job_id)
-        if state is State.INCOMING:
-            self.incoming.insert(0, job_id)
-            self.jobs[job_id].released = True
-        self.events["released" if state is State.INCOMING else state] += 1
+    def put_away(self, job_id: str, state: State, *, halting: bool) -> None:
+        self.jobs[job_id].state, self.jobs[job_id].due = state, None
+        self.failed.append(job_id)
+        self.paused = self.paused or (halting and state is not State.CANCELLED)
 
-    def recover(self, worker: str, losses: int) -> dict[str, State]:
+    def end(self, job_id: str, outcome: Outcome, due: float | None, *, halting: bool) -> None:
+        known = self.jobs[job_id]
+        self.processing.remove(job_id)
+        known.state, known.due, known.given_back = outcome.state, due, outcome.state is State.INCOMING
+        if outcome.reason is Reason.LOST:
+            known.losses += 1
+        elif outcome.state is State.INCOMING:
+            known.interruptions += 1
+        elif outcome.state not in (State.SUCCEEDED, State.CANCELLED):
+            known.tries += 1
+        event = str(outcome.state)
+        if outcome.state is State.INCOMING:
+            self.incoming.insert(0, job_id)
+            event = "recovered" if outcome.reason is Reason.LOST else "released"
+        elif outcome.state is State.SCHEDULED:
+            event = "retried"
+        elif outcome.state is not State.SUCCEEDED:
+            self.put_away(job_id, outcome.state, halting=halting)
+        self.events[event] += 1
+
+    def recover(self, worker: str, losses: int, *, halting: bool) -> dict[str, State]:
         lost = [job_id for job_id in self.processing if self.jobs[job_id].worker == worker]
         back = []
         for job_id in lost:
             known = self.jobs[job_id]
             known.losses += 1
-            known.fence = None
+            known.fence, known.given_back = None, False
             self.processing.remove(job_id)
-            if known.losses >= losses:
-                known.state = State.FAILED
-                self.failed.append(job_id)
+            if known.cancel:
+                self.put_away(job_id, State.CANCELLED, halting=halting)
+                self.events["cancelled"] += 1
+            elif known.losses >= losses:
+                self.put_away(job_id, State.FAILED, halting=halting)
+                self.events["lost"] += 1
             else:
                 known.state = State.INCOMING
                 back.append(job_id)
-            self.events["lost" if known.state is State.FAILED else "recovered"] += 1
+                self.events["recovered"] += 1
         self.incoming[:0] = back
         return {job_id: self.jobs[job_id].state for job_id in lost}
+
+    def cancel(self, job_id: str) -> State:
+        known = self.jobs[job_id]
+        was = known.state
+        if was is State.PROCESSING:
+            known.cancel = True
+        if was in WAITS:
+            self.incoming = [other for other in self.incoming if other != job_id]
+            self.put_away(job_id, State.CANCELLED, halting=False)
+            self.events["cancelled"] += 1
+        return was
 
     def requeue(self, ids: list[str]) -> list[str]:
         moved = [job_id for job_id in self.failed if job_id in ids]
         for job_id in moved:
             self.failed.remove(job_id)
-            self.jobs[job_id].state = State.INCOMING
-            self.jobs[job_id].losses = 0
-            self.jobs[job_id].released = False
+            known = self.jobs[job_id]
+            known.state = State.INCOMING
+            known.tries = known.losses = known.interruptions = 0
+            known.given_back = known.cancel = False
             self.events["requeued"] += 1
         self.incoming[:0] = moved
         return moved
@@ -137,6 +198,8 @@ class BrokerAgainstModel(RuleBasedStateMachine):
     """Does the same to a broker and to the model."""
 
     config: ClassVar[Config]
+    server: ClassVar[Server | None] = None
+    """One that is ours to restart."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -173,68 +236,128 @@ class BrokerAgainstModel(RuleBasedStateMachine):
         self.wire.push(TOPIC, job_id)
         self.model.incoming.append(job_id)
 
-    @rule(worker=workers)
-    def take(self, worker: str) -> None:
+    @rule(worker=workers, halting=st.booleans())
+    def take(self, worker: str, halting: bool) -> None:
         fence = f"{worker}.{next(self.numbers)}"
-        taken = self.broker.take(TOPIC, worker, fence)
-        expected = self.model.take(worker, fence)
-        assert (taken and taken.job_id) == expected
-        if expected is None:
+        taken = self.broker.take(TOPIC, worker, fence, halting=halting)
+        if self.model.paused:
+            assert taken is None
             return
+        # What is due was so since its retry: it was scheduled without delay.
+        self.model.become_due(now=self.now() + LATER / 2)
+        expected = self.model.take(worker, fence, halting=halting)
+        if expected is None:
+            assert (taken is None) is not bool(self.scheduled())
+            assert taken is None or (isinstance(taken, Due) and LATER / 2 < taken.in_s <= LATER)
+            return
+        assert taken is not None
+        assert not isinstance(taken, Due)
+        assert taken.job_id == expected
         known = self.model.jobs[expected]
         assert isinstance(taken, Malformed) is not known.has_message
         if isinstance(taken, Lease):
             assert (taken.attempt, len(taken.earlier)) == (known.attempt, known.attempt - 1)
+            assert (taken.tries, taken.losses, taken.interruptions) == (known.tries, known.losses, known.interruptions)
             self.leases.append(taken)
             assert self.broker.take(TOPIC, worker, fence, again=True) == taken
 
+    def now(self) -> float:
+        seconds, micros = self.wire.plain("TIME")
+        return float(seconds) + float(micros) / 1e6
+
+    def scheduled(self) -> list[str]:
+        due = [(known.due, job_id) for job_id, known in self.model.jobs.items() if known.due is not None]
+        return [job_id for _, job_id in sorted(due)]
+
     @precondition(lambda self: self.leases)
-    @rule(pick=picks, outcome=outcomes, followers=st.integers(min_value=0, max_value=2))
-    def settle(self, pick: int, outcome: State, followers: int) -> None:
+    @rule(pick=picks, how=outcomes, followers=st.integers(min_value=0, max_value=2), halting=st.booleans())
+    def settle(self, pick: int, how: str, followers: int, halting: bool) -> None:
         """Settle any lease there ever was: a good one, one that is settled already, or a lost one."""
         lease = self.leases[pick % len(self.leases)]
         known = self.model.jobs.get(lease.job_id)
-        next_jobs = []
-        if outcome is State.SUCCEEDED:
+        outcome = OUTCOMES[how]
+        if outcome.state is State.SUCCEEDED:
             next_jobs = [job(f"next-{next(self.numbers):03}") for _ in range(followers)]
-        end = changed(OUTCOMES[outcome], next_jobs=tuple(next_jobs))
-        given_back = known is not None and known.state is State.INCOMING and known.released
-        if known is None or known.fence != lease.fence or (given_back and outcome is not State.INCOMING):
+            outcome = changed(outcome, next_jobs=tuple(next_jobs))
+        given_back = known is not None and known.state is State.INCOMING and known.given_back
+        if known is None or known.fence != lease.fence or (given_back and outcome.state is not State.INCOMING):
             with pytest.raises(LeaseLost):
-                self.broker.settle(lease, end)
+                self.broker.settle(lease, outcome, halting=halting)
             return
         in_time = known.state is State.PROCESSING
-        assert self.broker.settle(lease, end) is in_time
+        if in_time and known.cancel and outcome.state in WAITS:
+            with pytest.raises(CancelAsked, match="asked for"):
+                self.broker.settle(lease, outcome, halting=halting)
+            return
+        assert self.broker.settle(lease, outcome, halting=halting) is in_time
         if in_time:
-            self.model.end(lease.job_id, outcome)
-            for one in next_jobs:
+            got = self.broker.get(lease.job_id)
+            assert got is not None
+            self.model.end(lease.job_id, outcome, got.due, halting=halting)
+            for one in outcome.next_jobs:
                 self.model.create(one.job_id)
+            assert self.broker.settle(lease, outcome, halting=halting) is False, "its answer was lost"
 
-    @rule(worker=workers, losses=st.integers(min_value=1, max_value=3))
-    def recover(self, worker: str, losses: int) -> None:
-        back = self.broker.recover(TOPIC, dead=[worker], expired=[], losses=losses)
-        assert {one.job_id: one.state for one in back} == self.model.recover(worker, losses)
+    @rule(worker=workers, losses=st.integers(min_value=1, max_value=3), halting=st.booleans())
+    def recover(self, worker: str, losses: int, halting: bool) -> None:
+        back = self.broker.recover(TOPIC, dead=[worker], expired=[], losses=losses, halting=halting)
+        assert {one.job_id: one.state for one in back} == self.model.recover(worker, losses, halting=halting)
+
+    @rule(worker=workers, alive=st.booleans())
+    def recover_the_silent(self, worker: str, alive: bool) -> None:
+        """A worker that stopped renewing, or is only thought to have: it may be back by now."""
+        lease_s = 60 if alive else 0.001
+        self.broker.heartbeat(worker, FACTS, lease_s=lease_s)
+        until(lambda: (worker in self.broker.workers()) is alive)
+        back = self.broker.recover(TOPIC, dead=[], expired=[worker], losses=10)
+        expected = {} if alive else self.model.recover(worker, 10, halting=False)
+        assert {one.job_id: one.state for one in back} == expected
 
     @rule()
     def requeue_all(self) -> None:
-        assert self.broker.requeue(TOPIC, [State.FAILED]) == self.model.requeue(list(self.model.failed))
+        ids = [job_id for job_id in self.model.failed if self.model.jobs[job_id].state is State.FAILED]
+        assert self.broker.requeue(TOPIC, [State.FAILED]) == self.model.requeue(ids)
 
     @precondition(lambda self: self.model.jobs)
     @rule(pick=picks)
     def requeue_one(self, pick: int) -> None:
         job_id = self.some(pick)
-        assert self.broker.requeue(TOPIC, [State.FAILED], [job_id]) == self.model.requeue([job_id])
+        ended = [State.FAILED, State.TIMEDOUT, State.CANCELLED]
+        assert self.broker.requeue(TOPIC, ended, [job_id]) == self.model.requeue([job_id])
+
+    @precondition(lambda self: self.model.jobs)
+    @rule(pick=picks)
+    def cancel(self, pick: int) -> None:
+        job_id = self.some(pick)
+        assert self.broker.cancel(job_id, "asked for") is self.model.cancel(job_id)
+
+    @rule()
+    def pause(self) -> None:
+        self.broker.pause([TOPIC], "somebody")
+        self.model.paused = True
+
+    @rule()
+    def resume(self) -> None:
+        assert self.broker.resume([TOPIC]) == [TOPIC] * self.model.paused
+        self.model.paused = False
 
     @precondition(lambda self: self.model.jobs)
     @rule(pick=picks)
     def delete(self, pick: int) -> None:
         job_id = self.some(pick)
-        if self.model.jobs[job_id].state in (State.INCOMING, State.PROCESSING):
+        if self.model.jobs[job_id].state in (*WAITS, State.PROCESSING):
             with pytest.raises(WrongState):
                 self.broker.delete([job_id])
         else:
             assert self.broker.delete([job_id]) == [job_id]
             self.model.delete(job_id)
+
+    @precondition(lambda self: self.server is not None)
+    @rule(how=st.sampled_from([signal.SIGKILL, signal.SIGTERM]))
+    def restart_the_server(self, how: signal.Signals) -> None:
+        assert self.server is not None
+        self.server.end(how)
+        self.server.start()
 
     @invariant()
     def every_job_is_in_its_state(self) -> None:
@@ -242,6 +365,7 @@ class BrokerAgainstModel(RuleBasedStateMachine):
             got = self.broker.get(job_id)
             assert got is not None
             assert got.state is known.state
+            assert got.due == known.due
             if known.state is not State.SUCCEEDED:
                 assert got.attempt == known.attempt
 
@@ -249,12 +373,16 @@ class BrokerAgainstModel(RuleBasedStateMachine):
     def every_queue_is_in_its_order(self) -> None:
         assert ids_of(self.broker.list(TOPIC, State.INCOMING)) == self.model.waiting()
         assert ids_of(self.broker.list(TOPIC, State.PROCESSING)) == self.model.processing
-        assert ids_of(self.broker.list(TOPIC, State.FAILED)) == self.model.failed
+        assert ids_of(self.broker.list(TOPIC, State.SCHEDULED)) == self.scheduled()
+        for state in (State.FAILED, State.TIMEDOUT, State.CANCELLED):
+            ended = [job_id for job_id in self.model.failed if self.model.jobs[job_id].state is state]
+            assert ids_of(self.broker.list(TOPIC, state)) == ended
 
     @invariant()
     def every_event_is_counted(self) -> None:
         (counts,) = self.broker.counts([TOPIC])
         assert dict(counts.totals) == dict(self.model.events)
+        assert (counts.pause is not None) is self.model.paused
 
     def teardown(self) -> None:
         told = Counter(event.event for event in self.broker.events(limit=10**6))
@@ -262,13 +390,26 @@ class BrokerAgainstModel(RuleBasedStateMachine):
         assert told == self.model.events
 
 
-@pytest.mark.parametrize("backend", ["memory", "valkey"], indirect=True)
-def test_a_broker_agrees_with_the_table(broker_config: Config, backend: str) -> None:
+def _agrees(machine: type[BrokerAgainstModel], examples: int) -> None:
+    checks = list(HealthCheck)
+    steps = settings(max_examples=examples, stateful_step_count=40, deadline=None, suppress_health_check=checks)
+    run_state_machine_as_test(machine, settings=steps)
+
+
+@pytest.mark.parametrize("backend", ["memory"], indirect=True)
+def test_the_memory_broker_agrees_with_the_table(broker_config: Config, backend: str) -> None:
     class Here(BrokerAgainstModel):
         config = broker_config
 
-    examples = 10 if backend == "memory" else 30  # there, each step takes five times as long
-    steps = settings(
-        max_examples=examples, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
-    )
-    run_state_machine_as_test(Here, settings=steps)
+    del backend
+    _agrees(Here, 10)  # each step takes five times as long as with a server
+
+
+def test_a_server_that_is_restarted_agrees_with_the_table(tmp_path: Path) -> None:
+    with Server("valkey", "--appendonly", "yes", "--appendfsync", "always") as one:
+
+        class Here(BrokerAgainstModel):
+            config = Config(root=tmp_path, job_data=tmp_path / "job_data", broker=one.url)
+            server = one
+
+        _agrees(Here, 30)

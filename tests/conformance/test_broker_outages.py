@@ -21,7 +21,8 @@ from sjq.brokers.base import Broker, Holder
 from sjq.brokers.redis.broker import RedisBroker
 from sjq.config import Config
 from sjq.errors import BrokerDown
-from sjq.jobs import Lease, succeeded
+from sjq.jobs import Lease
+from sjq.outcomes import succeeded
 from sjq.states import State
 
 from .jobs import TOPIC, Hand, create, fail, ids_of, job, state_of, story, waiting
@@ -45,7 +46,7 @@ CALLS: dict[str, Callable[[Broker], object]] = {
     "suspects": lambda broker: broker.suspects([TOPIC]),
     "leased": lambda broker: broker.leased([TOPIC], "w"),
     "recover": lambda broker: broker.recover(TOPIC, dead=["w"], expired=[], losses=3),
-    "wakeup": lambda broker: broker.wakeup([TOPIC], "w"),
+    "wakeup": lambda broker: broker.wakeup([TOPIC], "w", lambda: None),
     "get": lambda broker: broker.get("a"),
     "attachment": lambda broker: broker.attachment("a"),
     "find": lambda broker: broker.find("a", 1),
@@ -53,6 +54,9 @@ CALLS: dict[str, Callable[[Broker], object]] = {
     "topics": lambda broker: broker.topics(),
     "counts": lambda broker: broker.counts([TOPIC]),
     "requeue": lambda broker: broker.requeue(TOPIC, [State.FAILED]),
+    "cancel": lambda broker: broker.cancel("a", "so"),
+    "pause": lambda broker: broker.pause([TOPIC], "me"),
+    "resume": lambda broker: broker.resume([TOPIC]),
     "delete": lambda broker: broker.delete(["a"]),
     "events": lambda broker: broker.events(),
 }
@@ -203,7 +207,7 @@ def test_an_embedded_server_that_is_killed_is_started_again_by_whoever_calls(bro
         assert isinstance(broker, RedisBroker)
         create(broker, "a", "b")
         hand = Hand(broker)
-        with closing(broker.wakeup([TOPIC], hand.id)) as wakeup:
+        with closing(broker.wakeup([TOPIC], hand.id, lambda: None)) as wakeup:
             for call in (hand.lease, broker.topics, lambda: create(broker, "c")):
                 pid = int(broker.server.client.info("server")["process_id"])
                 until(lambda pid=pid: kept(broker_config) == pid, what="the keeper's look at its server")  # type: ignore[misc]
@@ -219,7 +223,7 @@ def test_an_embedded_server_that_is_killed_is_started_again_by_whoever_calls(bro
 
 
 def test_a_worker_that_waits_through_a_crash_is_woken_after_it(server: Server, sjq: Broker, outside: Wire) -> None:
-    with closing(sjq.wakeup([TOPIC], "w")) as wakeup:
+    with closing(sjq.wakeup([TOPIC], "w", lambda: None)) as wakeup:
         server.end(SIGKILL)
         server.start()
         until(lambda: listening(outside), what="listening again")

@@ -13,7 +13,7 @@ from sjq.brokers import open_broker
 from sjq.brokers.base import Broker
 from sjq.config import Config
 from sjq.errors import Error
-from sjq.jobs import succeeded
+from sjq.outcomes import succeeded
 from sjq.states import State
 
 from .jobs import TOPIC, Hand, broke, create, fail, forget, ids_of, job, several, waiting
@@ -132,10 +132,10 @@ def test_counts_are_by_topic_and_state(broker: Broker) -> None:
     hand.lease("one")
     one, two, unheard = broker.counts(["two", UNHEARD, "one"])
     assert (one.topic, two.topic, unheard.topic) == ("one", "two", UNHEARD)
-    assert one.states == {State.INCOMING: 2, State.PROCESSING: 1, State.FAILED: 0}
-    assert two.states == {State.INCOMING: 0, State.PROCESSING: 0, State.FAILED: 2}
+    assert one.states == {State.INCOMING: 2, State.PROCESSING: 1, State.FAILED: 0, State.SCHEDULED: 0}
+    assert two.states == {State.INCOMING: 0, State.PROCESSING: 0, State.FAILED: 2, State.SCHEDULED: 0}
     assert two.totals == {"created": 2, "taken": 2, "failed": 2}
-    assert unheard.states == {State.INCOMING: 0, State.PROCESSING: 0, State.FAILED: 0}
+    assert unheard.states == {State.INCOMING: 0, State.PROCESSING: 0, State.FAILED: 0, State.SCHEDULED: 0}
     assert unheard.totals == {}
     assert broker.counts([]) == []
 

@@ -6,7 +6,7 @@ import pytest
 from servers import Wire, until
 
 from sjq.brokers.base import Broker, Recovered
-from sjq.jobs import failed, released, succeeded
+from sjq.outcomes import failed, released, succeeded
 from sjq.states import Reason, State
 
 from .jobs import TOPIC, Hand, broke, create, ids_of, several, state_of, story, waiting

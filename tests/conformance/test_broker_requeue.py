@@ -9,7 +9,7 @@ from servers import Wire
 
 from sjq.brokers.base import Broker
 from sjq.errors import WrongState
-from sjq.jobs import released, succeeded
+from sjq.outcomes import released, succeeded
 from sjq.states import State
 
 from .jobs import TOPIC, Hand, broke, create, fail, ids_of, several, state_of, story, waiting

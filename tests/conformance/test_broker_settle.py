@@ -8,7 +8,8 @@ from servers import Wire
 
 from sjq.brokers.base import Broker
 from sjq.errors import LeaseLost
-from sjq.jobs import MOST_NEXT_JOBS, Lease, Outcome, failed, released, succeeded
+from sjq.jobs import MOST_NEXT_JOBS, Lease
+from sjq.outcomes import Outcome, failed, released, succeeded
 from sjq.states import Reason, State
 
 from .jobs import TOPIC, Hand, broke, create, ids_of, job, several, state_of, story, waiting
@@ -220,7 +221,7 @@ def test_the_counters_are_those_of_the_events(broker: Broker) -> None:
     (counts,) = broker.counts([TOPIC])
     totals = {"created": 4, "taken": 3, "succeeded": 1, "failed": 1, "released": 1, "requeued": 1}
     assert counts.totals == totals
-    assert counts.states == {State.INCOMING: 3, State.PROCESSING: 0, State.FAILED: 0}
+    assert counts.states == {State.INCOMING: 3, State.PROCESSING: 0, State.FAILED: 0, State.SCHEDULED: 0}
 
 
 def test_an_end_that_comes_after_a_release_under_its_own_fence_is_too_late(broker: Broker) -> None:

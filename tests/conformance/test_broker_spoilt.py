@@ -7,7 +7,8 @@ from servers import Wire
 
 from sjq.brokers.base import Broker
 from sjq.errors import Error
-from sjq.jobs import Malformed, released, succeeded
+from sjq.jobs import Malformed
+from sjq.outcomes import released, succeeded
 from sjq.states import State
 
 from .jobs import TOPIC, Hand, create, state_of, story, waiting

@@ -9,7 +9,7 @@ from msgspec.structs import replace as changed
 from servers import Wire
 
 from sjq.brokers.base import Broker
-from sjq.jobs import Outcome, released, succeeded
+from sjq.outcomes import Outcome, released, succeeded
 from sjq.states import State
 
 from .jobs import TOPIC, Hand, broke, create, fail, job, state_of

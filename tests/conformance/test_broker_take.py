@@ -7,7 +7,8 @@ from servers import Wire
 
 from sjq.brokers.base import Broker
 from sjq.errors import WrongState
-from sjq.jobs import Lease, released, succeeded
+from sjq.jobs import Lease
+from sjq.outcomes import released, succeeded
 from sjq.states import State
 
 from .jobs import TOPIC, Hand, broke, create, fail, ids_of, job, several, state_of, story, waiting

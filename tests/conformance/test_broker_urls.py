@@ -15,7 +15,7 @@ from sjq.brokers import open_broker
 from sjq.brokers.base import Broker
 from sjq.config import Config
 from sjq.errors import BrokerDown, ConfigError, Error
-from sjq.jobs import succeeded
+from sjq.outcomes import succeeded
 
 from .jobs import TOPIC, Hand, create, real_servers, waiting
 
@@ -56,7 +56,7 @@ def at(tmp_path: Path) -> Iterator[Open]:
 
 def works(broker: Broker) -> None:
     """Check a life, and that the wake-up reaches the same place."""
-    with closing(broker.wakeup([TOPIC], "w")) as wakeup:
+    with closing(broker.wakeup([TOPIC], "w", lambda: None)) as wakeup:
         mark = wakeup.mark(TOPIC)
         create(broker, "a")
         assert wakeup.wait(TOPIC, mark, 5)
@@ -122,7 +122,7 @@ def test_a_password_opens_and_a_wrong_one_is_said_without_showing_it(guarded: Se
     )
     works(right)
     assert SECRET not in right.describe()
-    for call in (lambda: create(wrong, "a"), wrong.topics, lambda: wrong.wakeup([TOPIC], "w")):
+    for call in (lambda: create(wrong, "a"), wrong.topics, lambda: wrong.wakeup([TOPIC], "w", lambda: None)):
         with pytest.raises(ConfigError, match="password") as caught:
             call()
         assert "wrong-word" not in str(caught.value)
@@ -214,7 +214,7 @@ def test_tls_works_and_refuses_a_certificate_that_nobody_trusts(tls_port: int, a
     with pytest.raises(Error, match=rf"rediss://127.0.0.1:{tls_port}.*certificate"):
         create(stranger, "a")
     with pytest.raises(Error, match="certificate"):
-        stranger.wakeup([TOPIC], "w")
+        stranger.wakeup([TOPIC], "w", lambda: None)
 
 
 @pytest.mark.parametrize(

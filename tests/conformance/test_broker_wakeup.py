@@ -15,7 +15,8 @@ from servers import Wire, until
 from sjq.brokers import open_broker
 from sjq.brokers.base import Broker, Wakeup
 from sjq.config import Config
-from sjq.jobs import Lease, released, succeeded
+from sjq.jobs import Lease
+from sjq.outcomes import released, succeeded
 from sjq.states import State
 
 from .jobs import TOPIC, Hand, broke, create, fail, forget, job, real_servers
@@ -28,7 +29,7 @@ LONG_S = 30.0
 @contextmanager
 def listening(broker: Broker, *topics: str) -> Iterator[Wakeup]:
     """Listen for topics; for all of them when none is named."""
-    with closing(broker.wakeup(topics or None, "the worker")) as wakeup:
+    with closing(broker.wakeup(topics or None, "the worker", lambda: None)) as wakeup:
         yield wakeup
 
 
@@ -132,7 +133,7 @@ def test_poke_wakes_everybody_who_waits(broker: Broker) -> None:
 
 
 def test_closing_wakes_whoever_waits_and_ends_in_time(broker: Broker) -> None:
-    wakeup = broker.wakeup([TOPIC], "the worker")
+    wakeup = broker.wakeup([TOPIC], "the worker", lambda: None)
     waiter = threading.Thread(target=wakeup.wait, args=(TOPIC, wakeup.mark(TOPIC), LONG_S))
     waiter.start()
     begun = time.monotonic()

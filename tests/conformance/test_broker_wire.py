@@ -8,7 +8,8 @@ import pytest
 from servers import Wire
 
 from sjq.brokers.base import Broker
-from sjq.jobs import Malformed, succeeded
+from sjq.jobs import Malformed
+from sjq.outcomes import succeeded
 from sjq.states import Reason, State
 
 from .jobs import TOPIC, Hand, broke, create, job, state_of, story, waiting

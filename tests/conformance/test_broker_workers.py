@@ -6,7 +6,8 @@ import pytest
 from servers import Wire, until
 
 from sjq.brokers.base import Broker, Holder
-from sjq.jobs import Lease, released, succeeded
+from sjq.jobs import Lease
+from sjq.outcomes import released, succeeded
 from sjq.states import State
 
 from .jobs import FACTS, TOPIC, Hand, broke, create, several

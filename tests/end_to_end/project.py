@@ -19,6 +19,7 @@ from sjq.client import Client
 from sjq.config import load
 
 SJQ = str(Path(sys.executable).with_name("sjq"))
+_ENDS = ("succeeded", "failed", "timedout", "cancelled", "lost", "dropped")
 PLAIN = """
     import json, sys
     args = dict(zip(sys.argv[1::2], sys.argv[2::2]))
@@ -133,9 +134,7 @@ class Project:
         """The ends of a job, as the event stream has them."""
         with self.client() as client:
             return [
-                event.event
-                for event in client.events(limit=100_000)
-                if event.job_id == job_id and event.event in ("succeeded", "failed", "lost", "dropped")
+                event.event for event in client.events(limit=100_000) if event.job_id == job_id and event.event in _ENDS
             ]
 
 

@@ -73,7 +73,7 @@ def test_a_script_that_would_shadow_a_module_is_no_topic(project: Project) -> No
     [
         ({"topics": {"t": {"concurency": 2}}}, 'unknown key "topics.t.concurency"; did you mean "concurrency"?'),
         ({"worker": {"lease": "soon"}}, 'worker.lease is "soon"; expected seconds'),
-        ({"defaults": {"retries": 3}}, 'unknown key "defaults.retries"'),
+        ({"defaults": {"executor": "slurm"}}, 'unknown key "defaults.executor"'),
         ({"redis": {"prot": 1}}, 'did you mean "port"?'),
     ],
 )

@@ -9,7 +9,7 @@ from servers import until
 
 from sjq.brokers.base import Broker
 from sjq.errors import WrongState
-from sjq.jobs import succeeded
+from sjq.outcomes import succeeded
 from sjq.states import State
 
 from .threads import at_once

@@ -10,7 +10,7 @@ from unit.told import told
 
 from sjq.brokers.base import Broker
 from sjq.executors.base import Executor
-from sjq.jobs import succeeded
+from sjq.outcomes import succeeded
 from sjq.records import Records
 from sjq.worker.in_flight import InFlight
 from sjq.worker.recovery import Recovery

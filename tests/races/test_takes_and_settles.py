@@ -11,7 +11,8 @@ from servers import until
 
 from sjq.brokers.base import Broker
 from sjq.errors import LeaseLost
-from sjq.jobs import Lease, released, succeeded
+from sjq.jobs import Lease
+from sjq.outcomes import released, succeeded
 from sjq.states import State
 
 from .threads import at_once
@@ -186,5 +187,10 @@ def test_eight_threads_end_each_of_five_hundred_jobs_once(broker: Broker, other_
     assert balance["created"] == total
     assert balance["taken"] == total + balance["released"] + balance["recovered"]
     (counts,) = broker.counts([TOPIC])
-    assert counts.states == {State.INCOMING: 0, State.PROCESSING: 0, State.FAILED: balance["failed"]}
+    assert counts.states == {
+        State.INCOMING: 0,
+        State.PROCESSING: 0,
+        State.FAILED: balance["failed"],
+        State.SCHEDULED: 0,
+    }
     assert Hand(broker).take() is None

@@ -19,7 +19,8 @@ from sjq.brokers import open_broker
 from sjq.client import MOST_PER_BATCH, Client
 from sjq.config import Config
 from sjq.errors import Error, LockHeld, MessageError, NoSuchJob, UsageError, WrongState
-from sjq.jobs import Lease, failed, id_from_bytes, make_fence, succeeded
+from sjq.jobs import Lease, id_from_bytes, make_fence
+from sjq.outcomes import failed, succeeded
 from sjq.records import Records, file_name
 from sjq.states import Reason, State
 
@@ -324,6 +325,7 @@ def test_counts_and_status(client: Client) -> None:
         State.INCOMING: 1,
         State.PROCESSING: 1,
         State.FAILED: 1,
+        State.SCHEDULED: 0,
         State.SUCCEEDED: 1,
     }
     client.broker.lock(["t"], WORKER, 60)

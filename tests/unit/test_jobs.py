@@ -22,17 +22,15 @@ from sjq.jobs import (
     check_topic,
     decode_message,
     encode_data,
-    failed,
     id_from_bytes,
     id_to_bytes,
     make_fence,
     make_id,
     new_message,
-    released,
     shown,
-    succeeded,
     worker_of,
 )
+from sjq.outcomes import failed, released, succeeded
 from sjq.states import Reason, State
 
 ALPHANUMERIC = "ABCXYZabcxyz0189"

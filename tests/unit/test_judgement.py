@@ -10,9 +10,11 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace as changed
 
 from sjq.executors.base import Exit
-from sjq.jobs import MOST_NEXT_JOBS, Message, Outcome, new_message
+from sjq.jobs import MOST_HOPS, MOST_NEXT_JOBS, Message, new_message
+from sjq.outcomes import Outcome
 from sjq.states import Reason, State
 from sjq.worker.judgement import judge
 
@@ -50,14 +52,52 @@ def refused(output: object, root: Path = NOWHERE) -> str:
 
 
 def unread() -> bytes:
-    raise AssertionError("the output of a failure was read")
+    raise AssertionError("the output was read, though a signal ended its process")
+
+
+def unwritten() -> bytes:
+    raise FileNotFoundError
 
 
 @pytest.mark.parametrize("code", [1, 2, 75, 127, 255])
 def test_any_exit_code_but_0_is_a_failure(code: int) -> None:
-    outcome = judge(MESSAGE, end(code), unread, NOWHERE)
+    outcome = judge(MESSAGE, end(code), unwritten, NOWHERE)
     assert (outcome.state, outcome.reason) == (State.FAILED, Reason.EXIT)
     assert f"exit code {code}" in (outcome.why or "")
+    assert not outcome.final
+
+
+@pytest.mark.parametrize(
+    ("code", "written", "why", "delay_s", "final"),
+    [
+        (75, {"retry": {"after": 2.5, "why": "busy"}}, "it asked for another try: busy", 2.5, False),
+        (75, {"retry": {}}, "it asked for another try", None, False),
+        (75, {"data": 1}, "exit code 75, which asks for another try", None, False),
+        (1, {"retry": {"after": 2.5}}, "exit code 1", None, False),
+        (1, {"fail": {"why": "no such customer"}}, "no such customer", None, True),
+        (3, {"fail": {}}, "exit code 3: the handler gave up", None, True),
+        (1, {"fail": {"why": "x"}, "more": 1}, "exit code 1", None, False),
+        (75, {"retry": {"after": -1}}, "exit code 75, which asks for another try", None, False),
+        (1, "x" * 2**17, "exit code 1", None, False),
+    ],
+)
+def test_a_handler_may_say_what_is_to_become_of_its_job(
+    code: int, written: object, why: str, delay_s: float | None, final: bool
+) -> None:
+    outcome = judge(MESSAGE, end(code), lambda: json.dumps(written).encode(), NOWHERE)
+    assert (outcome.state, outcome.reason, outcome.why) == (State.FAILED, Reason.EXIT, why)
+    assert (outcome.delay_s, outcome.final) == (delay_s, final)
+
+
+def test_a_chain_that_is_too_long_is_a_circle() -> None:
+    def after(hops: int) -> Outcome:
+        inherited = {"hops": msgspec.Raw(str(hops).encode())}
+        return judged({"data": 1, "next_topic": "again"}, message=changed(MESSAGE, inherited=inherited))
+
+    assert [one.hops for one in after(MOST_HOPS - 1).next_jobs] == [MOST_HOPS]
+    assert after(MOST_HOPS).reason is Reason.OUTPUT
+    assert "'again'" in (after(MOST_HOPS).why or "")
+    assert "lead in a circle" in (after(MOST_HOPS).why or "")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ import sjq
 from sjq import identity
 from sjq.config import TopicPolicy
 from sjq.executors.base import Exit, Runtime, Task, Usage
-from sjq.jobs import Lease, Message, Outcome, failed, new_message, succeeded
+from sjq.jobs import Lease, Message, new_message
+from sjq.outcomes import Outcome, failed, succeeded
 from sjq.records import Record, Records, digest_of
 from sjq.states import Reason
 from sjq.topics import Topic

@@ -77,9 +77,9 @@ class _EmbeddedBroker(RedisBroker):
 
 
 class _MemoryBroker(RedisBroker):
-    def wakeup(self, topics: Collection[str] | None, worker: str) -> Wakeup:
+    def wakeup(self, topics: Collection[str] | None, worker: str, on_order: Callable[[], None]) -> Wakeup:
         """Poll: fakeredis sends no notices, and looking costs next to nothing."""
-        del topics, worker
+        del topics, worker, on_order
         return PolledWakeup(MEMORY_POLL_S)
 
 

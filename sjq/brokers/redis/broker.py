@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 
 import msgspec
 
 from sjq.brokers.base import Holder, Pulse, Recovered, Wakeup
 from sjq.brokers.redis.connection import Server
-from sjq.brokers.redis.inspection import Inspection, literal, number
+from sjq.brokers.redis.inspection import Inspection, as_text, literal, number
 from sjq.brokers.redis.keys import STUB_SECONDS, Keys
 from sjq.brokers.redis.scripts import Argument
 from sjq.brokers.redis.wakeup import open_wakeup
-from sjq.errors import BrokerDown, LeaseLost, MessageError
-from sjq.jobs import Lease, Malformed, Message, Outcome, decode_message, failed, id_from_bytes, id_to_bytes
+from sjq.errors import BrokerDown, CancelAsked, LeaseLost, MessageError
+from sjq.jobs import Due, Lease, Malformed, Message, decode_message, id_from_bytes, id_to_bytes
+from sjq.outcomes import Outcome, failed
 from sjq.states import Reason, State
 
+_CANCELLED = -2
 MOST_JOBS_PER_CALL = 500
 MOST_BYTES_PER_CALL = 4 << 20
 MOST_BYTES_OF_JOBS = 512 << 20
@@ -47,15 +49,18 @@ class RedisBroker(Inspection):
         published: Collection[str] = (),
         again: bool = False,
         anew: bool = True,
-    ) -> Lease | Malformed | None:
+        halting: bool = False,
+    ) -> Lease | Malformed | Due | None:
         """Lease the next job, and decode its message here, where a malformed one can be settled."""
         answer: object = "more"
         while answer in ("more", b"more"):
             answer = self._take(topic, worker, fence, published, again=again, anew=anew)
         if answer is None:
             return None
+        if isinstance(answer, int):
+            return Due(in_s=answer / 1000)
         assert isinstance(answer, list)  # noqa: S101 - the script's only other answer
-        raw_id, text, attempt, taken_ms, since_ms, history = answer
+        raw_id, text, attempt, taken_ms, since_ms, history, *counted = answer
         job_id = id_from_bytes(raw_id)
         try:
             message = decode_message(job_id, topic, text, lambda: self.attachment(job_id))
@@ -63,9 +68,10 @@ class RedisBroker(Inspection):
             # Without an answer it is still ours, and nobody runs it: it is given back, and taken and refused again. To
             # repeat the take would lease another job under this fence.
             with suppress(BrokerDown):
-                self._refuse(job_id, topic, fence, str(error))
+                self._settle(job_id, topic, fence, failed(Reason.MESSAGE, str(error)), halting=halting)
             return Malformed(job_id=job_id, topic=topic, why=str(error))
         taken_at = int(taken_ms) / 1000
+        tries, losses, interruptions = (number(count) or 0 for count in counted)
         return Lease(
             message=message,
             fence=fence,
@@ -73,6 +79,9 @@ class RedisBroker(Inspection):
             taken_at=taken_at,
             queued_s=_queued(message, taken_at, since_ms),
             earlier=_attempts(history),
+            tries=tries,
+            losses=losses,
+            interruptions=interruptions,
         )
 
     def _take(
@@ -90,15 +99,11 @@ class RedisBroker(Inspection):
             # Whether the job was taken is unknown: the fence in the repeated call finds it if it was.
             return run(1)
 
-    def _refuse(self, job_id: str, topic: str, fence: str, why: str) -> None:
-        outcome = failed(Reason.MESSAGE, why)
-        self._settle(job_id, topic, fence, outcome)
-
-    def settle(self, lease: Lease, outcome: Outcome) -> bool:
+    def settle(self, lease: Lease, outcome: Outcome, *, halting: bool = False) -> bool:
         """End the attempt in one script call."""
-        return self._settle(lease.job_id, lease.topic, lease.fence, outcome)
+        return self._settle(lease.job_id, lease.topic, lease.fence, outcome, halting=halting)
 
-    def _settle(self, job_id: str, topic: str, fence: str, outcome: Outcome) -> bool:
+    def _settle(self, job_id: str, topic: str, fence: str, outcome: Outcome, *, halting: bool) -> bool:
         answer = self.server.run(
             "settle",
             _flat(outcome.next_jobs),
@@ -108,10 +113,17 @@ class RedisBroker(Inspection):
             outcome=str(outcome.state),
             reason=str(outcome.reason or ""),
             why=(outcome.why or "").encode("utf-8", "backslashreplace"),
+            delay_ms=round((outcome.delay_s or 0.0) * 1000),
+            halting=int(halting),
         )
+        if answer == _CANCELLED:
+            raise CancelAsked(self._why_cancelled(job_id))
         if answer < 0:
             raise LeaseLost(f"job {job_id} was given to another worker; what this attempt did is not counted")
         return bool(answer)
+
+    def _why_cancelled(self, job_id: str) -> str:
+        return as_text(self.server.ask("HGET", self.keys.job_state(job_id), "cancel") or b"")
 
     def confirm(self, job_ids: Collection[str]) -> None:
         """Let the stubs of published jobs expire."""
@@ -134,7 +146,7 @@ class RedisBroker(Inspection):
         flat += topics
         for lease in leases:
             flat += [id_to_bytes(lease.job_id), lease.fence]
-        lost_locks, lost_leases = self.server.run(
+        lost_locks, lost_leases, cancelled = self.server.run(
             "heartbeat",
             flat,
             worker=worker,
@@ -146,6 +158,7 @@ class RedisBroker(Inspection):
         return Pulse(
             lost_locks=frozenset(map(id_from_bytes, lost_locks)),
             lost_leases=frozenset(map(id_from_bytes, lost_leases)),
+            cancelled=dict(zip(map(id_from_bytes, cancelled[::2]), map(as_text, cancelled[1::2]), strict=True)),
         )
 
     def leave(self, worker: str, topics: Collection[str]) -> None:
@@ -231,19 +244,20 @@ class RedisBroker(Inspection):
         ]
 
     def recover(
-        self, topic: str, *, dead: Collection[str], expired: Collection[str], losses: int
+        self, topic: str, *, dead: Collection[str], expired: Collection[str], losses: int, halting: bool = False
     ) -> Sequence[Recovered]:
         """Take back in one script call, which looks again at those that are only thought to have expired."""
-        answer = self.server.run("recover", [*dead, *expired], topic=topic, losses=losses, dead_n=len(dead))
+        answer = self.server.run(
+            "recover", [*dead, *expired], topic=topic, losses=losses, halting=int(halting), dead_n=len(dead)
+        )
         return [
             Recovered(job_id=id_from_bytes(raw_id), worker=id_from_bytes(worker), state=State(state.decode()))
             for raw_id, worker, state in zip(answer[::3], answer[1::3], answer[2::3], strict=True)
         ]
 
-    def wakeup(self, topics: Collection[str] | None, worker: str) -> Wakeup:
+    def wakeup(self, topics: Collection[str] | None, worker: str, on_order: Callable[[], None]) -> Wakeup:
         """Listen on a connection of its own."""
-        del worker  # orders to a worker come with cancelling
-        return open_wakeup(self.server, self.keys, topics)
+        return open_wakeup(self.server, self.keys, topics, worker, on_order)
 
     def _facts(self, workers: Collection[str]) -> dict[str, dict[str, str]]:
         ordered = sorted(workers)

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from msgspec.structs import replace
 
-from sjq.brokers.base import Broker, Counts
+from sjq.brokers.base import Broker, Counts, Pause
 from sjq.brokers.redis.connection import Server
 from sjq.brokers.redis.keys import Keys
 from sjq.brokers.redis.scripts import Argument
@@ -18,10 +18,14 @@ from sjq.states import ENDED, Reason, State
 STEP = 500
 """How many jobs one command looks at, so that the server is never busy for long."""
 
+ORDER_SECONDS = 60
+"""How long an order wakes a worker that does not listen; what it is to do stands in the job's state for good."""
+
 PORTION_BYTES = 4 << 20
 """How much of messages is read at once where many are looked at."""
 
-_LISTS = {
+_QUEUES = {
+    State.SCHEDULED: "scheduled",
     State.INCOMING: "incoming",
     State.PROCESSING: "processing",
     State.FAILED: "failed",
@@ -75,11 +79,11 @@ class Inspection(Broker):
 
     def list(self, topic: str, state: State, *, after: int = 0, limit: int = 100) -> Sequence[Job]:
         """Read the state's list from position `after`; states that share a list are told apart by their hash."""
-        if state not in _LISTS:
+        if state not in _QUEUES:
             return []
         jobs: list[Job] = []
         step = min(limit, STEP)
-        for ids in self._pages(f"{self.server.prefix}{_LISTS[state]}:{topic}", after, step):
+        for ids in self._pages(f"{self.server.prefix}{_QUEUES[state]}:{topic}", after, step):
             jobs += [job for job in self._jobs(ids, topic, state) if job.state is state]
             if len(jobs) >= limit:
                 break
@@ -87,7 +91,8 @@ class Inspection(Broker):
 
     def _pages(self, name: str, after: int, step: int) -> Iterator[Sequence[str]]:
         while True:
-            (raw_ids,) = self.server.ask_all([("LRANGE", name, after, after + step - 1)], spoilt=True)
+            look = "ZRANGE" if name.startswith(self.keys.scheduled("")) else "LRANGE"
+            (raw_ids,) = self.server.ask_all([(look, name, after, after + step - 1)], spoilt=True)
             if not raw_ids or isinstance(raw_ids, Exception):
                 return
             yield [id_from_bytes(raw_id) for raw_id in raw_ids]
@@ -112,7 +117,7 @@ class Inspection(Broker):
     def topics(self) -> Sequence[str]:
         """Scan for queues and counters."""
         found = set()
-        for kind in ("incoming:", "processing:", "failed:", "stats:", "lock:"):
+        for kind in ("incoming:", "scheduled:", "processing:", "failed:", "stats:", "lock:", "pause:"):
             start = f"{self.server.prefix}{kind}".encode()
             found |= {id_from_bytes(name[len(start) :]) for name in self.scan(literal(start) + b"*")}
         return sorted(found)
@@ -124,7 +129,8 @@ class Inspection(Broker):
         commands: list[tuple[str, str]] = []
         for topic in ordered:
             lists = (keys.incoming(topic), keys.processing(topic), keys.failed(topic))
-            commands += [*(("LLEN", name) for name in lists), ("HGETALL", keys.stats(topic))]
+            commands += [*(("LLEN", name) for name in lists), ("ZCARD", keys.scheduled(topic))]
+            commands += [("HGETALL", keys.stats(topic)), ("HGETALL", keys.pause(topic))]
         answers = iter(self.server.ask_all(commands, at_once=True, spoilt=True))
         return [
             Counts(
@@ -133,10 +139,14 @@ class Inspection(Broker):
                     State.INCOMING: _length(incoming),
                     State.PROCESSING: _length(processing),
                     State.FAILED: _length(failed),
+                    State.SCHEDULED: _length(scheduled),
                 },
                 totals=_totals(stats),
+                pause=_pause(pause),
             )
-            for topic, incoming, processing, failed, stats in zip(ordered, *[answers] * 4, strict=True)
+            for topic, incoming, processing, failed, scheduled, stats, pause in zip(
+                ordered, *[answers] * 6, strict=True
+            )
         ]
 
     def requeue(self, topic: str, states: Collection[State], job_ids: Collection[str] | None = None) -> Sequence[str]:
@@ -165,6 +175,24 @@ class Inspection(Broker):
             raw_ids = self.server.ask("LRANGE", name, start, end - 1)
             yield [id_from_bytes(raw_id) for raw_id in raw_ids]
             end = start
+
+    def cancel(self, job_id: str, why: str) -> State | None:
+        """Cancel in one script call; where a foreign job waits is searched for before."""
+        known = self.get(job_id)
+        if known is None:
+            return None
+        raw_why = why.encode("utf-8", "backslashreplace")
+        topic = known.topic or ""
+        found = self.server.run("cancel", topic=topic, id=id_to_bytes(job_id), why=raw_why, order_s=ORDER_SECONDS)
+        return _state(job_id, found.decode()) if found else None
+
+    def pause(self, topics: Collection[str], by: str) -> None:
+        """Note it in one script call."""
+        self.server.run("pause", topics, by=by)
+
+    def resume(self, topics: Collection[str]) -> Sequence[str]:
+        """Forget it in one script call."""
+        return [id_from_bytes(topic) for topic in self.server.run("resume", topics)]
 
     def delete(self, job_ids: Collection[str]) -> Sequence[str]:
         """Forget ended jobs, after a look that names one that has not ended."""
@@ -232,19 +260,23 @@ def _message(job_id: str, text: bytes | Exception | None) -> Message | None:
 
 def _job(
     job_id: str,
-    state: dict[bytes, bytes] | Exception,
+    known: dict[bytes, bytes] | Exception,
     message: Message | None,
     topic: str | None = None,
     now: State = State.INCOMING,
 ) -> Job:
-    raw = {} if isinstance(state, Exception) else state
+    raw = {} if isinstance(known, Exception) else known
     fields = {id_from_bytes(name): id_from_bytes(value) for name, value in raw.items()}
     since_ms = number(fields.get("end") or fields.get("taken" if fields.get("state") == "processing" else "since"))
     since = since_ms / 1000 if since_ms is not None else message.created_s if message else None
+    state = _state(job_id, fields.get("state", now))
+    if state not in (*ENDED, State.SCHEDULED):  # what an earlier attempt ended with
+        fields = {name: value for name, value in fields.items() if name not in ("reason", "why")}
+    due_ms = number(fields.get("due"))
     return Job(
         job_id=job_id,
         topic=fields.get("topic") or topic or (message.topic if message else None) or None,
-        state=_state(job_id, fields.get("state", now)),
+        state=state,
         parent_job_id=message.parent_job_id if message else None,
         attempt=number(fields.get("attempt")) or 0,
         created_at=message.created_at if message else None,
@@ -252,6 +284,7 @@ def _job(
         worker=fields.get("worker"),
         reason=Reason(reason) if (reason := fields.get("reason")) in list(Reason) else None,
         why=fields.get("why"),
+        due=None if due_ms is None else due_ms / 1000,
         fence=fields.get("fence"),
         data=message.data if message else None,
     )
@@ -272,6 +305,20 @@ def _portions(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
         total += size
     if sizes:
         yield start, len(sizes)
+
+
+def as_text(raw: bytes) -> str:
+    """Return what a person wrote, as far as it is text."""
+    return raw.decode("utf-8", "replace")
+
+
+def _pause(found: dict[bytes, bytes] | Exception) -> Pause | None:
+    if not found or isinstance(found, Exception):
+        return None
+    fields = {id_from_bytes(name): id_from_bytes(value) for name, value in found.items()}
+    since_ms = number(fields.get("since"))
+    since = None if since_ms is None else since_ms / 1000
+    return Pause(since=since, by=fields.get("by"), halted_by=fields.get("job"))
 
 
 def _length(answer: int | Exception) -> int:

@@ -20,6 +20,10 @@ class Keys:
         """List of ids that wait, the next one left. Goes away when it is empty."""
         return f"{self.prefix}incoming:{topic}"
 
+    def scheduled(self, topic: str) -> str:
+        """Sorted set of ids that wait for their time, in ms of the server's clock. Goes away when it is empty."""
+        return f"{self.prefix}scheduled:{topic}"
+
     def processing(self, topic: str) -> str:
         """List of ids that are leased, in the order in which they were taken. Goes away when it is empty."""
         return f"{self.prefix}processing:{topic}"
@@ -40,6 +44,10 @@ class Keys:
         """Hash of state, fence, worker, attempt, counters. After success a stub that expires, else until deletion."""
         return self.prefix.encode() + b"job_state:" + id_to_bytes(job_id)
 
+    def pause(self, topic: str) -> str:
+        """Hash of who or what stopped the topic, and since when. Goes away when the topic is resumed."""
+        return f"{self.prefix}pause:{topic}"
+
     def lock(self, topic: str) -> str:
         """String, the id of the worker that holds the topic. Expires unless renewed."""
         return f"{self.prefix}lock:{topic}"
@@ -47,6 +55,10 @@ class Keys:
     def worker(self, worker: str) -> str:
         """Hash of what a live worker says of itself. Expires unless renewed."""
         return f"{self.prefix}worker:{worker}"
+
+    def control(self, worker: str) -> str:
+        """List of orders that wake a worker. Goes away with its next heartbeat, and expires."""
+        return f"{self.prefix}control:{worker}"
 
     def stats(self, topic: str) -> str:
         """Hash of counters by event. Stays."""

@@ -57,6 +57,20 @@ local function let_wait(topic, id, message, attached, attachment, parent)
   if parent == '' then note('created', topic, id) else note('created', topic, id, 'parent', parent) end
 end
 
+-- No job of a topic is taken from now on, until a person resumes it: its policy says to stop at a failed job.
+local function halt(topic, id)
+  local pause = key('pause', topic)
+  if redis.call('EXISTS', pause) == 0 then redis.call('HSET', pause, 'kind', 'halted', 'job', id, 'since', now_ms()) end
+end
+
+-- A job ends badly, or a person ends it: it goes to those that can be sent back.
+local function put_away(topic, id, ended, reason, why)
+  local state = key('job_state', id)
+  redis.call('HSET', state, 'state', ended, 'topic', topic, 'end', now_ms(), 'reason', reason, 'why', why)
+  redis.call('HDEL', state, 'since', 'due')
+  redis.call('RPUSH', key('failed', topic), id)
+end
+
 -- The entry of an ended attempt in the job's history; every value is ours and needs no escaping.
 local function remember(id, how, reason)
   local state = key('job_state', id)

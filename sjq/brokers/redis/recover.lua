@@ -1,24 +1,26 @@
--- processing -> incoming, or failed when lost too often: take back the jobs of workers that are gone.
+-- processing -> incoming, failed when lost too often, or cancelled when a person asked for that: take back the jobs of
+-- workers that are gone.
 -- One step, so that a job is never in two lists or in none, and its old fence is worth nothing from then on. A worker
 -- that is only thought to have expired is looked at again here: it may have come back. The empty id stands for
 -- ids that an older sjq left in `processing` without any state.
--- ARGV prefix length topic losses dead_n workers...  (workers: the dead, then those that are thought to have expired)
--- WRITES processing:<topic> incoming:<topic> failed:<topic> job_state:<id> stats:<topic> events
+-- ARGV prefix length topic losses halting dead_n workers...  (workers: the dead, then those that are thought to have expired)
+-- WRITES processing:<topic> incoming:<topic> failed:<topic> job_state:<id> pause:<topic> stats:<topic> events
 -- RETURNS id, worker and new state of each job
 local gone = {}
 for i = 1, #workers do
   if i <= tonumber(dead_n) or redis.call('EXISTS', key('worker', workers[i])) == 0 then gone[workers[i]] = true end
 end
-local processing, recovered, failed = key('processing', topic), {}, {}
+local processing, recovered, away = key('processing', topic), {}, {}
 must_note(topic)
 must_be('list', processing, key('incoming', topic), key('failed', topic))
+must_be('hash', key('pause', topic))
 local ids = redis.call('LRANGE', processing, 0, -1)
 for i = #ids, 1, -1 do
   local id = ids[i]
   local state = key('job_state', id)
   local kind = redis.call('TYPE', state).ok
   if kind ~= 'hash' and kind ~= 'none' then redis.call('DEL', state) end
-  local was = redis.call('HMGET', state, 'worker', 'state', 'fence')
+  local was = redis.call('HMGET', state, 'worker', 'state', 'fence', 'cancel')
   local worker = was[1] or ''
   if gone[worker] then
     redis.call('LREM', processing, -1, id)
@@ -30,12 +32,13 @@ for i = #ids, 1, -1 do
       local lost = worker ~= '' and count(state, 'losses') or 0
       redis.call('HSET', state, 'topic', topic, 'fence', '')
       local new = 'incoming'
-      if lost >= tonumber(losses) then
+      if was[4] then
+        new = 'cancelled'
+        table.insert(away, 1, {id, new, 'cancelled', was[4], fence, 'cancelled'})
+      elseif lost >= tonumber(losses) then
         new = 'failed'
         local why = 'it was lost with its worker ' .. lost .. ' times: look at what it does to its worker, then sjq retry'
-        redis.call('HSET', state, 'state', new, 'end', now_ms(), 'reason', 'lost', 'why', why)
-        table.insert(failed, 1, id)
-        note('lost', topic, id, 'fence', fence, 'reason', 'lost', 'why', why)
+        table.insert(away, 1, {id, new, 'lost', why, fence, 'lost'})
       else
         redis.call('HSET', state, 'state', new, 'since', now_ms())
         redis.call('LPUSH', key('incoming', topic), id)
@@ -45,5 +48,10 @@ for i = #ids, 1, -1 do
     end
   end
 end
-for _, id in ipairs(failed) do redis.call('RPUSH', key('failed', topic), id) end
+for _, job in ipairs(away) do
+  local id, new, reason, why, fence, event = unpack(job)
+  put_away(topic, id, new, reason, why)
+  if halting == '1' and new == 'failed' then halt(topic, id) end
+  note(event, topic, id, 'fence', fence, 'reason', reason, 'why', why)
+end
 return recovered

@@ -11,7 +11,7 @@ for i = #ids, 1, -1 do
   local state = key('job_state', id)
   local was = redis.call('HGET', state, 'state')
   if was and string.find(states, ',' .. was .. ',', 1, true) and redis.call('LREM', key('failed', topic), -1, id) > 0 then
-    redis.call('HDEL', state, 'tries', 'losses', 'interruptions', 'reason', 'why', 'end')
+    redis.call('HDEL', state, 'tries', 'losses', 'interruptions', 'reason', 'why', 'end', 'cancel', 'released')
     redis.call('HSET', state, 'state', 'incoming', 'since', now_ms())
     redis.call('LPUSH', key('incoming', topic), id)
     note('requeued', topic, id)

@@ -1,24 +1,29 @@
--- incoming -> processing: lease the next job under a fence that the worker made.
+-- incoming -> processing: lease the next job under a fence that the worker made; before that, scheduled -> incoming for
+-- those whose time has come.
 -- One step, so that the id is always in a list, and leased to somebody while it is in `processing`. An id whose
 -- state is anything but none or incoming is dropped: it was pushed again. The stubs of published jobs start to expire.
 -- ARGV prefix length topic worker fence again anew stub_s published...
--- READS job_data:<id>  WRITES job_data:<id> job_attachment:<id> incoming:<topic> processing:<topic> job_state:<id> stats:<topic> events
--- RETURNS false when nothing waits, 'more' when it only dropped, or
---   {id, message, attempt, taken ms, waiting since ms, history}
+-- READS job_data:<id> pause:<topic>  WRITES job_data:<id> job_attachment:<id> incoming:<topic> scheduled:<topic>
+--   processing:<topic> job_state:<id> stats:<topic> events
+-- RETURNS false when nothing may be taken, the ms until the next scheduled job is due, 'more' when it only dropped, or
+--   {id, message, attempt, taken ms, waiting since ms, history, tries, losses, interruptions}
 for i = 1, #published do
   local state = key('job_state', published[i])
   if redis.call('HGET', state, 'state') == 'succeeded' then redis.call('EXPIRE', state, stub_s) end
 end
 
-local incoming, processing = key('incoming', topic), key('processing', topic)
+local incoming, processing, scheduled = key('incoming', topic), key('processing', topic), key('scheduled', topic)
 must_note(topic)
 must_be('list', incoming, processing, key('failed', topic))
+must_be('zset', scheduled)
+must_be('hash', key('pause', topic))
 
 local function leased(id)
   local message = redis.pcall('GET', key('job_data', id))
-  local was = redis.call('HMGET', key('job_state', id), 'attempt', 'taken', 'since', 'history')
+  local was = redis.call(
+    'HMGET', key('job_state', id), 'attempt', 'taken', 'since', 'history', 'tries', 'losses', 'interruptions')
   if type(message) == 'table' then message = false end
-  return {id, message, tonumber(was[1]), was[2], was[3], was[4]}
+  return {id, message, tonumber(was[1]), was[2], was[3], was[4], was[5], was[6], was[7]}
 end
 
 -- The answer to the first call was lost: what it took is ours already.
@@ -29,10 +34,31 @@ if again == '1' then
   end
 end
 
-if anew == '0' then return false end
+if anew == '0' or redis.call('EXISTS', key('pause', topic)) == 1 then return false end
+
+-- What ran before is taken next, the longest due first; what was delayed at its creation joins at the tail.
+local now = now_ms()
+local due = redis.call('ZRANGE', scheduled, '-inf', now, 'BYSCORE', 'LIMIT', 0, 100)
+local again_at_head = {}
+for _, id in ipairs(due) do
+  local state = key('job_state', id)
+  redis.call('ZREM', scheduled, id)
+  local was = redis.pcall('HMGET', state, 'state', 'attempt')
+  if was[1] == 'scheduled' then
+    redis.call('HSET', state, 'state', 'incoming', 'since', now)
+    redis.call('HDEL', state, 'due')
+    if was[2] then table.insert(again_at_head, 1, id) else redis.call('RPUSH', incoming, id) end
+    note('due', topic, id)
+  end
+end
+for _, id in ipairs(again_at_head) do redis.call('LPUSH', incoming, id) end
+
 for _ = 1, 100 do
   local id = redis.call('LINDEX', incoming, 0)
-  if not id then return false end
+  if not id then
+    local first = redis.call('ZRANGE', scheduled, 0, 0, 'WITHSCORES')
+    return first[2] and math.max(0, math.ceil(first[2] - now)) or false
+  end
   local state = key('job_state', id)
   local was = redis.pcall('HGET', state, 'state')
   if type(was) == 'table' then
@@ -45,7 +71,7 @@ for _ = 1, 100 do
     if was == 'succeeded' then redis.call('DEL', key('job_data', id), key('job_attachment', id)) end
     note('dropped', topic, id, 'state', was)
   else
-    redis.call('HSET', state, 'state', 'processing', 'topic', topic, 'fence', fence, 'worker', worker, 'taken', now_ms())
+    redis.call('HSET', state, 'state', 'processing', 'topic', topic, 'fence', fence, 'worker', worker, 'taken', now)
     local attempt = count(state, 'attempt')
     redis.call('LPOP', incoming)
     redis.call('RPUSH', processing, id)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 import redis
@@ -26,10 +26,12 @@ RECONNECT_S = 0.2
 _log = logging.getLogger("sjq.broker")
 
 
-def open_wakeup(server: Server, keys: Keys, topics: Collection[str] | None) -> Wakeup:
+def open_wakeup(
+    server: Server, keys: Keys, topics: Collection[str] | None, worker: str, on_order: Callable[[], None]
+) -> Wakeup:
     """Return the best wake-up that the server allows."""
     try:
-        return _noticed(server, keys, topics)
+        return _noticed(server, _prefixes(keys, topics, worker), on_order)
     except (BrokerDown, ConfigError):
         raise
     except Error as error:
@@ -37,20 +39,19 @@ def open_wakeup(server: Server, keys: Keys, topics: Collection[str] | None) -> W
         return PolledWakeup()
 
 
-def _noticed(server: Server, keys: Keys, topics: Collection[str] | None) -> Wakeup:
+def _noticed(server: Server, prefixes: list[str], on_order: Callable[[], None]) -> Wakeup:
     with server.errors():
         try:
-            return NoticedWakeup(server, _prefixes(keys, topics))
+            return NoticedWakeup(server, prefixes, on_order)
         except redis.exceptions.NoPermissionError as error:
             raise Error(str(error)) from error  # we may be let in and not be allowed this command
 
 
-def _prefixes(keys: Keys, topics: Collection[str] | None) -> list[str]:
-    """Return prefixes that cover the topics and do not overlap, which the server refuses."""
-    if topics is None:
-        return [keys.incoming("")]
+def _prefixes(keys: Keys, topics: Collection[str] | None, worker: str) -> list[str]:
+    """Return prefixes that cover the topics and the worker, and do not overlap, which the server refuses."""
+    names = (kind(topic) for kind in (keys.incoming, keys.scheduled, keys.pause) for topic in topics or ("",))
     chosen: list[str] = []
-    for prefix in sorted(keys.incoming(topic) for topic in topics):
+    for prefix in sorted((*names, keys.control(worker))):
         if not chosen or not prefix.startswith(chosen[-1]):
             chosen.append(prefix)
     return chosen
@@ -103,11 +104,13 @@ class _Bells(Wakeup):
 class NoticedWakeup(_Bells):
     """Listens for the server's notices in a thread and on a connection of its own."""
 
-    def __init__(self, server: Server, prefixes: list[str]) -> None:
+    hears_orders = True
+
+    def __init__(self, server: Server, prefixes: list[str], on_order: Callable[[], None]) -> None:
         super().__init__()
         self._pool = server.client.connection_pool
-        self._prefixes = prefixes
-        self._queues = f"{server.prefix}incoming:".encode()
+        self._prefixes, self._on_order = prefixes, on_order
+        self._key_prefix = server.prefix.encode()
         self._closing = threading.Event()
         self._armed = False
         self._arm()
@@ -160,11 +163,17 @@ class NoticedWakeup(_Bells):
         if keys is None:
             self.poke()
         for key in keys or ():
-            self.bell(key.removeprefix(self._queues).decode("utf-8", "replace")).ring()
+            kind, _, name = key.removeprefix(self._key_prefix).partition(b":")
+            if kind == b"control":
+                self._on_order()
+            else:
+                self.bell(name.decode("utf-8", "replace")).ring()
 
 
 class PolledWakeup(_Bells):
     """Claims again and again that there may be work: for servers that cannot tell, and for the memory broker."""
+
+    hears_orders = False
 
     def __init__(self, every_s: float = POLL_S) -> None:
         super().__init__()
