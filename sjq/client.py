@@ -11,7 +11,7 @@ from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 import msgspec
 from msgspec.structs import replace
@@ -23,7 +23,8 @@ from sjq.brokers.base import Broker, Counts, Holder
 from sjq.clock import from_rfc3339, monotonic
 from sjq.config import Config
 from sjq.errors import LockHeld, NoSuchJob, UsageError, WrongState
-from sjq.jobs import Job, JobEvent, check_topic, new_message, shown
+from sjq.job_policy import JobPolicy, checked
+from sjq.jobs import Job, JobEvent, Message, check_topic, new_message, shown
 from sjq.states import ENDED, Reason, State
 from sjq.topic_status import TopicStatus, topic_status
 
@@ -31,19 +32,13 @@ if TYPE_CHECKING:
     from sjq.records import Records
 
 MOST_PER_BATCH = 1000
+PATIENCE_S = 5.0
+"""How long a call waits for a broker that is away, before it raises BrokerDown."""
 _FEW = 3
 _OPEN_OR_FAILED = (State.PROCESSING, State.INCOMING, State.SCHEDULED, State.FAILED, State.TIMEDOUT, State.CANCELLED)
 CANCEL_PATIENCE_S = 5.0
 """How long `cancel` waits for the worker of a running job, which should answer within 2 s."""
 _LOOK_S = 0.02
-
-
-class JobPolicy(TypedDict, total=False):
-    """What a job may have of its own, over its topic's policy; durations are seconds, or a text such as "10m"."""
-
-    retries: int | None
-    backoff: float | str | None
-    timeout: float | str | None
 
 
 class Client:
@@ -73,7 +68,7 @@ class Client:
         # A lock for each process: a child that was forked while a thread held ours would wait for ever.
         with self._opening.setdefault(pid, threading.Lock()):
             if self._broker is None or self._pid != pid:
-                self._broker = open_broker(self.config)
+                self._broker = open_broker(self.config, patience_s=PATIENCE_S)
                 self._pid = pid
             return self._broker
 
@@ -100,17 +95,24 @@ class Client:
         *,
         attachment: bytes | Path | None = None,
         parent_job_id: str | None = None,
+        durable: bool = False,
         **policy: Unpack[JobPolicy],
     ) -> str:
-        """Create a job and return its id. `data` is any JSON value, or JSON text as `msgspec.Raw`.
+        """Create a job and return its id; if `durable`, when it would survive a power cut.
 
+        `data` is any JSON value, or JSON text as `msgspec.Raw`.
         An attachment is its bytes, or the path of a file that holds them. `retries`, `backoff` and `timeout` win over
         the topic's policy. Raises UsageError for what cannot be.
         """
-        own = _checked(**policy)
+        own = checked(**policy)
         message = new_message(topic, data, attachment=_content(attachment), parent_job_id=parent_job_id, **own)
-        self.broker.create([message])
+        self._create([message], durable=durable)
         return message.job_id
+
+    def _create(self, messages: Sequence[Message], *, durable: bool) -> None:
+        self.broker.create(messages)
+        if durable:
+            self.broker.await_disk()
 
     def create_many(
         self,
@@ -118,6 +120,7 @@ class Client:
         items: Iterable[object],
         *,
         parent_job_id: str | None = None,
+        durable: bool = False,
         **policy: Unpack[JobPolicy],
     ) -> Iterator[str]:
         """Create a job for each item, and yield their ids as they are created, a thousand at a time.
@@ -125,10 +128,10 @@ class Client:
         Lazy: nothing is created until the ids are asked for. A wrong item ends it with UsageError, before any job of
         its thousand is created.
         """
-        own = _checked(**policy)
+        own = checked(**policy)
         messages = (new_message(topic, data, parent_job_id=parent_job_id, **own) for data in items)
         while batch := list(islice(messages, MOST_PER_BATCH)):
-            self.broker.create(batch)
+            self._create(batch, durable=durable)
             yield from (message.job_id for message in batch)
 
     # Looking.
@@ -337,34 +340,6 @@ class Client:
         found = (self.records.by_name(name) for name in matching)
         ids = (str(metadata["job_id"]) for metadata in found if metadata)
         return list(islice((job_id for job_id in ids if job_id.startswith(prefix)), limit))
-
-
-class _Checked(TypedDict):
-    retries: int | None
-    backoff: float | None
-    timeout: float | None
-
-
-def _checked(
-    *, retries: int | None = None, backoff: float | str | None = None, timeout: float | str | None = None
-) -> _Checked:
-    if retries is not None and (not isinstance(retries, int) or isinstance(retries, bool) or retries < 0):
-        raise UsageError(f"retries is {retries!r}; expected a whole number from 0")
-    return {
-        "retries": retries,
-        "backoff": _seconds("backoff", backoff),
-        "timeout": _seconds("timeout", timeout, some=True),
-    }
-
-
-def _seconds(name: str, value: float | str | None, *, some: bool = False) -> float | None:
-    try:
-        seconds = None if value is None else configuration.duration(value)
-    except ValueError as error:
-        raise UsageError(f"{name} is {value!r}; expected {error}") from None
-    if some and seconds == 0:
-        raise UsageError(f"{name} is {value!r}; expected more than no time at all")
-    return seconds
 
 
 def _content(attachment: bytes | Path | None) -> bytes | None:

@@ -25,7 +25,7 @@ PERMANENT = (b"stats", b"events")
 """Keys that stay for ever, as `sjq/brokers/redis/keys.py` says."""
 QUEUES = (b"incoming", b"scheduled", b"processing", b"failed")
 JOBS = (b"job_data", b"job_attachment", b"job_state")
-EXPIRING = (b"lock", b"worker", b"control")
+EXPIRING = (b"lock", b"worker", b"control", b"durable")
 UNTIL_RESUMED = (b"pause",)
 
 
@@ -71,6 +71,11 @@ class Server:
     @property
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}/0"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
 
     def start(self) -> Self:
         """Start, or start again on the same port and data."""

@@ -22,7 +22,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("jobs",),
     ("outcomes",),
     ("config", "identity"),
-    ("topics", "records"),
+    ("topics", "records", "job_policy"),
     ("brokers.base", "executors", "executors.base"),
     ("brokers.redis.*", "executors.*"),
     ("brokers",),

@@ -95,6 +95,13 @@ class Broker(ABC):
     def create(self, messages: Sequence[Message]) -> None:
         """Let the jobs wait, each with its event. Repeating it after a lost answer creates nothing twice."""
 
+    @abstractmethod
+    def await_disk(self) -> None:
+        """Return when all that the broker accepted before would survive a power cut.
+
+        Raises ConfigError when the broker's settings promise no such thing.
+        """
+
     # The life of an attempt.
 
     @abstractmethod

@@ -13,8 +13,9 @@ import click
 import msgspec
 
 from sjq.cli import render
-from sjq.client import Client, JobPolicy
+from sjq.client import Client
 from sjq.errors import MessageError, NoSuchJob, UsageError, WrongState
+from sjq.job_policy import JobPolicy
 from sjq.jobs import check_json, shown
 from sjq.states import State
 
@@ -37,6 +38,7 @@ class _Given:
 @click.option("--parent-job-id", metavar="ID", help="The job that these follow, for the lineage.")
 @click.option("--retries", type=click.IntRange(0), metavar="N", help="Tries after a failed one, over the config.")
 @click.option("--backoff", metavar="S", help="The pause before the second try, about; then twice as long each time.")
+@click.option("--durable", is_flag=True, help="Print an id only when its job would survive a power cut.")
 @click.option("--timeout", metavar="S", help="How long one attempt may take, as in 90 or 10m; over the config.")
 def create_command(
     topic: str,
@@ -47,6 +49,7 @@ def create_command(
     retries: int | None,
     backoff: str | None,
     timeout: str | None,
+    durable: bool,
 ) -> None:
     """Create a job on TOPIC and print its id.
 
@@ -65,12 +68,21 @@ def create_command(
             raise UsageError("memory:// lives in one process: the job would be gone when this command ends")
         parent_job_id = parent_job_id and _parent(client, parent_job_id)
         if jsonl is not None:
-            for job_id in client.create_many(topic, _lines(jsonl), parent_job_id=parent_job_id, **policy):
+            for job_id in client.create_many(
+                topic, _lines(jsonl), parent_job_id=parent_job_id, durable=durable, **policy
+            ):
                 render.line(job_id)
         else:
             job = _read(given, attachment)
-            data = msgspec.Raw(job.data)
-            render.line(client.create(topic, data, attachment=job.attachment, parent_job_id=parent_job_id, **policy))
+            created = client.create(
+                topic,
+                msgspec.Raw(job.data),
+                attachment=job.attachment,
+                parent_job_id=parent_job_id,
+                durable=durable,
+                **policy,
+            )
+            render.line(created)
         _warn_without_handler(client, topic)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from signal import SIGKILL
 
 import pytest
-from servers import Server, Wire, until
+from servers import Server, Wire, free_port, until
 
 from sjq.brokers import open_broker
 from sjq.brokers.base import Broker, Holder
@@ -34,6 +34,7 @@ LEASE = Lease(message=job("a"), fence="w.1", attempt=1, taken_at=0.0, queued_s=N
 HOLDER = Holder(topic=TOPIC, worker="w", facts={}, expires=True)
 CALLS: dict[str, Callable[[Broker], object]] = {
     "create": lambda broker: broker.create([job("a")]),
+    "await_disk": lambda broker: broker.await_disk(),
     "take": lambda broker: broker.take(TOPIC, "w", "w.1"),
     "settle": lambda broker: broker.settle(LEASE, succeeded()),
     "confirm": lambda broker: broker.confirm(["a"]),
@@ -249,3 +250,27 @@ def test_a_call_goes_on_when_its_idle_connection_was_cut(sjq: Broker, outside: W
     answer = CALLS[call](sjq)
     if call == "wakeup":
         answer.close()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", ["create", "list", "cancel", "requeue", "events"])
+def test_a_patient_caller_rides_out_a_restart_and_says_so(
+    server: Server, config: Config, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with closing(open_broker(config, patience_s=20)) as patient:
+        patient.create([job("before")])
+        server.end(SIGKILL)
+        back = threading.Timer(0.5, server.start)
+        back.start()
+        CALLS[name](patient)
+        back.join()
+        assert patient.get("before") is not None
+    assert "trying again for up to 20 s" in caplog.text
+
+
+def test_patience_ends(tmp_path: Path) -> None:
+    url = f"redis://127.0.0.1:{free_port()}/0"
+    config = Config(root=tmp_path, job_data=tmp_path, broker=url)
+    began = time.monotonic()
+    with closing(open_broker(config, patience_s=0.5)) as patient, pytest.raises(BrokerDown, match="cannot be reached"):
+        patient.create([job("a")])
+    assert 0.3 < time.monotonic() - began < SOON_S

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from functools import cache
+from typing import TYPE_CHECKING
 
 import redis
 
@@ -14,17 +15,21 @@ from sjq.brokers.redis.wakeup import PolledWakeup
 from sjq.config import Config, without_password
 from sjq.errors import ConfigError
 
+if TYPE_CHECKING:
+    from sjq.brokers.redis.embedded import Membership
+
 MEMORY_POLL_S = 0.005
 
 
-def open_server(config: Config) -> RedisBroker:
+def open_server(config: Config, patience_s: float) -> RedisBroker:
     """Return a broker on the server that the configuration names by URL or by arguments."""
     where = without_password(config.broker) if config.broker else _shown(config.redis or {})
     client = connect(config.broker, config.redis)
-    return RedisBroker(Server(client, prefix=config.prefix, events_length=config.events_length, where=where))
+    length = config.events_length
+    return RedisBroker(Server(client, prefix=config.prefix, events_length=length, where=where, patience_s=patience_s))
 
 
-def open_embedded(config: Config) -> RedisBroker:
+def open_embedded(config: Config, patience_s: float) -> RedisBroker:
     """Return a broker on the project's own server, started or joined; closing it leaves the server."""
     from sjq.brokers.redis.embedded import join  # noqa: PLC0415 - only projects without a server need it
 
@@ -36,8 +41,15 @@ def open_embedded(config: Config) -> RedisBroker:
         client.connection_pool.connection_kwargs["path"] = str(membership.socket)
 
     where = f"the embedded server of {config.root}"
-    server = Server(client, prefix=config.prefix, events_length=config.events_length, where=where, revive=revive)
-    return _EmbeddedBroker(server, membership.close)
+    server = Server(
+        client,
+        prefix=config.prefix,
+        events_length=config.events_length,
+        where=where,
+        revive=revive,
+        patience_s=patience_s,
+    )
+    return _EmbeddedBroker(server, membership)
 
 
 def open_memory(config: Config) -> RedisBroker:
@@ -66,17 +78,25 @@ def _memory_client(url: str) -> redis.Redis:
 
 
 class _EmbeddedBroker(RedisBroker):
-    def __init__(self, server: Server, leave_server: Callable[[], None]) -> None:
+    def __init__(self, server: Server, membership: Membership) -> None:
         super().__init__(server)
-        self._leave_server = leave_server
+        self._membership = membership
+
+    def await_disk(self) -> None:
+        """Put the server's files on the disk ourselves: they are here, and the server leaves it to others."""
+        self._membership.sync()
 
     def close(self) -> None:
         """Close the connections and leave the server, which stops when nobody else uses it."""
         super().close()
-        self._leave_server()
+        self._membership.close()
 
 
 class _MemoryBroker(RedisBroker):
+    def await_disk(self) -> None:
+        """Refuse: there is no disk behind it."""
+        raise ConfigError("memory:// keeps nothing on a disk: create without durable, or use a server")
+
     def wakeup(self, topics: Collection[str] | None, worker: str, on_order: Callable[[], None]) -> Wakeup:
         """Poll: fakeredis sends no notices, and looking costs next to nothing."""
         del topics, worker, on_order

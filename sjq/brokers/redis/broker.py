@@ -9,6 +9,7 @@ import msgspec
 
 from sjq.brokers.base import Holder, Pulse, Recovered, Wakeup
 from sjq.brokers.redis.connection import Server
+from sjq.brokers.redis.durability import await_disk
 from sjq.brokers.redis.inspection import Inspection, as_text, literal, number
 from sjq.brokers.redis.keys import STUB_SECONDS, Keys
 from sjq.brokers.redis.scripts import Argument
@@ -37,6 +38,10 @@ class RedisBroker(Inspection):
         """Let the jobs wait; chunks bound how long the server is busy, each is whole."""
         for chunk in _chunks(messages):
             self.server.run("create", _flat(chunk))
+
+    def await_disk(self) -> None:
+        """Wait as the server's settings allow."""
+        await_disk(self.server)
 
     # The life of an attempt.
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -12,14 +14,17 @@ from redis.backoff import NoBackoff
 from redis.driver_info import DriverInfo
 from redis.retry import Retry
 
-from sjq import __version__
+from sjq import __version__, clock
 from sjq.brokers.redis.scripts import Argument, as_read, script
 from sjq.config import without_password
 from sjq.errors import BrokerDown, ConfigError, Error, KeyTaken
 
 CONNECT_TIMEOUT_S = 5.0
 ANSWER_TIMEOUT_S = 20.0
+FIRST_PAUSE_S = 0.05
+LONGEST_PAUSE_S = 0.5
 
+_log = logging.getLogger("sjq.broker")
 _NOT_NOW = ("LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "OOM", "READONLY", "TRYAGAIN", "CLUSTERDOWN", "BUSY")
 
 
@@ -75,8 +80,10 @@ class Server:
         events_length: int | None,
         where: str,
         revive: Callable[[], None] = lambda: None,
+        patience_s: float = 0.0,
     ) -> None:
-        """Call `revive` after a broken connection, before the next attempt."""
+        """Call `revive` after a broken connection; try calls that may be repeated for `patience_s` before they fail."""
+        self._patience_s = patience_s
         self.client = client
         self._revive = revive
         self._execute: Callable[..., Any] = client.execute_command
@@ -94,6 +101,20 @@ class Server:
         return self._answered(lambda: transition(self._execute, arguments, **named), repeat=repeat)
 
     def _answered(self, call: Callable[[], Any], *, repeat: bool) -> Any:  # noqa: ANN401 - what the call returns
+        deadline = clock.monotonic() + self._patience_s
+        pause_s = FIRST_PAUSE_S
+        while True:
+            try:
+                return self._called(call, repeat=repeat)
+            except BrokerDown as error:
+                if not repeat or clock.monotonic() + pause_s >= deadline:
+                    raise
+                if pause_s == FIRST_PAUSE_S:
+                    _log.warning("%s; trying again for up to %g s", error, self._patience_s)
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+    def _called(self, call: Callable[[], Any], *, repeat: bool) -> Any:  # noqa: ANN401 - what the call returns
         with self.errors():
             try:
                 return call()

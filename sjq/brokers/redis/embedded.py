@@ -23,7 +23,7 @@ import os
 import socket
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -31,6 +31,7 @@ from sjq import clock
 from sjq.brokers.redis.embedded_folder import (
     POLL_S,
     check_host,
+    fsync,
     held,
     is_at,
     locked,
@@ -81,6 +82,14 @@ class Membership:
                 if self._wait_until_up():
                     return
         raise BrokerDown(f"the embedded server of {self._folder} does not start: {_last_words(self._folder)}")
+
+    def sync(self) -> None:
+        """Return when all that the server has answered is on the disk: it writes to its files before it answers."""
+        room = self._folder / "appendonlydir"
+        with _explained(self._folder):
+            for path in room.iterdir():
+                with suppress(FileNotFoundError):  # replaced by a rewrite, which has synced its own
+                    fsync(path)
 
     def close(self) -> None:
         """Give up the right; a second call does nothing."""

@@ -67,3 +67,7 @@ class Keys:
     def events(self) -> str:
         """Stream of all state changes, capped at the configured length. Stays."""
         return f"{self.prefix}events"
+
+    def durable(self) -> str:
+        """String that is written when somebody waits for the disk. Expires at once."""
+        return f"{self.prefix}durable"
