@@ -209,16 +209,17 @@ position: list[Any] = ["0"]
 
 def idle(process: subprocess.Popen[bytes], seconds: float = 20.0) -> tuple[str, str, str]:
     """Processor time of the worker and its keepers while nothing happens."""
-    pids = [process.pid, *children(process.pid)]
+    pids = [process.pid, *descendants(process.pid)]
     before, started = sum(map(cpu_s, pids)), time.monotonic()
     time.sleep(seconds)
     share = (sum(map(cpu_s, pids)) - before) / (time.monotonic() - started)
     return (f"idle worker, {NEW_TOPICS + 1} topics, of one core", f"{share * 100:.2f} %", "<= 0.5 %")
 
 
-def children(pid: int) -> list[int]:
+def descendants(pid: int) -> list[int]:
     found = Path(f"/proc/{pid}/task").glob("*/children")
-    return [int(child) for path in found for child in path.read_text().split()]
+    children = [int(child) for path in found for child in path.read_text().split()]
+    return [*children, *(below for child in children for below in descendants(child))]
 
 
 def cpu_s(pid: int) -> float:

@@ -17,6 +17,7 @@ from typing import Any
 
 from sjq.errors import ConfigError, UsageError
 from sjq.jobs import check_topic
+from sjq.sizes import size
 
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)?")
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -55,6 +56,8 @@ class TopicPolicy:
 
     concurrency: int = 1
     """How many jobs of the topic a worker runs at once."""
+    cpu: float | None = None
+    """Seconds of processor time that all processes of a job may use together; None is no limit, here and below."""
     kill_after: float = 1.0
     """Seconds between SIGTERM and SIGKILL when a job's processes are stopped."""
     losses: int = 3
@@ -63,8 +66,18 @@ class TopicPolicy:
     """What a job that ends as `failed` or `timedout` does to its topic: nothing, or `halt` it until it is resumed."""
     retries: int = 0
     """How often a job is tried again after it failed."""
+    max_output: int = 64_000_000
+    """The bytes that an output may have."""
+    memory: int | None = None
+    """The bytes of memory that all processes of a job may use together."""
+    open_files: int | None = None
+    """How many files each process of a job may have open; more are refused to it."""
+    processes: int | None = None
+    """How many processes a job may have at once."""
     script: str | None = None
     """The handler's file in `topics/`; None is `<topic>.py`."""
+    timeout: float | None = None
+    """Seconds that a job may take, after which its processes are stopped."""
 
     @property
     def halts(self) -> bool:
@@ -306,13 +319,20 @@ def _some_time(value: object) -> float:
     return seconds
 
 
-def _length(value: object) -> int | None:
-    if value is None:
-        return None
-    try:
-        return _at_least_one(value)
-    except ValueError:
-        raise ValueError("a whole number from 1, or null for no limit") from None
+def _some_size(value: object) -> int:
+    if (size_bytes := size(value)) < 1:
+        raise ValueError("more than no byte at all")
+    return size_bytes
+
+
+def _or_none(check: _Check) -> _Check:
+    def checked(value: object) -> object:
+        try:
+            return None if value is None else check(value)
+        except ValueError as error:
+            raise ValueError(f"{error}, or null for no limit") from None
+
+    return checked
 
 
 def _script(value: object) -> str:
@@ -346,13 +366,19 @@ def _anything(value: object) -> object:
 _POLICY: Mapping[str, _Check] = {
     "backoff": duration,
     "concurrency": _at_least_one,
+    "cpu": _or_none(_some_time),
     "kill_after": duration,
     "losses": _at_least_one,
     "on_failure": _one_of("continue", "halt"),
     "retries": _count,
+    "max_output": _some_size,
+    "memory": _or_none(_some_size),
+    "open_files": _or_none(_at_least_one),
+    "processes": _or_none(_at_least_one),
+    "timeout": _or_none(_some_time),
 }
 _WORKER: Mapping[str, _Check] = {"grace": duration, "lease": _some_time}
-_EVENTS: Mapping[str, _Check] = {"length": _length}
+_EVENTS: Mapping[str, _Check] = {"length": _or_none(_at_least_one)}
 _TOP: Mapping[str, _Check] = {
     "broker": _typed(str),
     "defaults": _anything,

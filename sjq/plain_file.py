@@ -16,6 +16,14 @@ _KINDS = {
 }
 
 
+class TooLarge(OSError):
+    """The file has more bytes than were to be read."""
+
+    def __init__(self, path: Path, *, size: int, most: int) -> None:
+        super().__init__(errno.EFBIG, f"it has {size} bytes, and {most} are the most", str(path))
+        self.size, self.most = size, most
+
+
 def open_plain(path: Path, *, follow: bool = False) -> BinaryIO:
     """Open a plain file for reading; raise FileNotFoundError, or OSError for what is no plain file.
 
@@ -35,7 +43,9 @@ def open_plain(path: Path, *, follow: bool = False) -> BinaryIO:
     raise OSError(errno.EINVAL, f"it is {_KINDS.get(kind, 'something else')}, and no plain file", str(path))
 
 
-def read_plain(path: Path, *, follow: bool = False) -> bytes:
-    """Return what a plain file holds; raises as `open_plain`."""
+def read_plain(path: Path, *, follow: bool = False, most: int | None = None) -> bytes:
+    """Return what a plain file holds; raises as `open_plain`, and TooLarge for one of more than `most` bytes."""
     with open_plain(path, follow=follow) as file:
+        if most is not None and (size := os.fstat(file.fileno()).st_size) > most:
+            raise TooLarge(path, size=size, most=most)
         return file.read()

@@ -124,9 +124,9 @@ class Record:
         """Return what the attempt printed to stdout and stderr, cut in the middle where it is long."""
         return _shortened(self.stdout), _shortened(self.stderr)
 
-    def returned(self) -> bytes:
-        """Return what the attempt wrote as its output; raise FileNotFoundError, or OSError where that is no file."""
-        return read_plain(self.output)
+    def returned(self, most: int) -> bytes:
+        """Return what the attempt wrote as its output; raise OSError, as `read_plain` does, where that cannot be."""
+        return read_plain(self.output, most=most)
 
     def complaint(self) -> str:
         """Return the line of stderr that says why the attempt failed: an exception's, or the last, shortened."""

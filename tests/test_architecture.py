@@ -17,7 +17,7 @@ PACKAGE = Path(sjq.__file__).parent
 
 LAYERS: list[tuple[str, ...]] = [
     ("",),  # sjq/__init__.py: the version and lazy names
-    ("errors", "clock", "plain_file"),
+    ("errors", "clock", "plain_file", "sizes"),
     ("states",),
     ("jobs",),
     ("outcomes",),
@@ -33,7 +33,7 @@ LAYERS: list[tuple[str, ...]] = [
 ]
 """A module imports only what stands before it, or beside it in its own family. The most exact name counts."""
 
-APART = {"handler", "keeper", "server_keeper"}
+APART = {"handler", "keepers", "server_keeper"}
 """Standard library only, and imported by nobody, since they run in processes of their own."""
 
 FAMILIES = ("brokers.redis", "executors", "worker", "cli")
@@ -46,7 +46,6 @@ HIDDEN = {"brokers.redis": "brokers"}
 """What stands behind a contract is imported by its family's door alone."""
 
 ALLOWED = {
-    ("executors.local", "keeper"): "names its file, to start it",
     ("", "client"): "for type checkers: the name is loaded lazily",
     ("", "errors"): "for type checkers: the name is loaded lazily",
     ("", "handler"): "for type checkers: the name is loaded lazily",
@@ -295,7 +294,7 @@ SOUND: Sources = {
     "brokers.redis": "import redis\nfrom sjq.brokers.base import Broker\nfrom .keys import Keys\n",
     "brokers.redis.keys": "",
     "executors.base": "",
-    "executors.local": "from sjq import clock, keeper\nfrom sjq.executors.base import Executor\n",
+    "executors.local": "from sjq import clock\nfrom sjq.executors.base import Executor\n",
     "client": "from sjq.brokers import open_broker\n",
     "worker.loop": "import sjq\nfrom sjq.client import Client\n",
     "cli": "import click\nclick.echo('error')\n",
@@ -303,7 +302,9 @@ SOUND: Sources = {
     "cli.render": "",
     "handler": "from .output import encoded\n",
     "handler.output": "from . import Next\n",
-    "keeper": "import time\ntime.monotonic()\n",
+    "keepers": "",
+    "keepers.root": "import time\nfrom .processes import tree\ntime.monotonic()\n",
+    "keepers.processes": "",
 }
 STDLIB = frozenset({"os", "time", "typing", "__future__"})
 
@@ -340,8 +341,8 @@ def test_sound_code_gives_no_reason_to_complain() -> None:
         ("brokers.redis", "from sjq.executors import local", "sjq.brokers.redis imports sjq.executors.local"),
         ("executors.local", "from sjq.brokers import open_broker", "sjq.executors.local imports sjq.brokers"),
         ("executors.local", "import sjq.handler", "sjq.executors.local imports sjq.handler"),
-        ("client", "from sjq import keeper", "sjq.client imports sjq.keeper"),
-        ("keeper", "from sjq.errors import Error", "sjq.keeper imports sjq.errors"),
+        ("client", "from sjq import keepers", "sjq.client imports sjq.keepers"),
+        ("keepers.root", "from sjq.errors import Error", "sjq.keepers.root imports sjq.errors"),
         ("handler.output", "from sjq.jobs import check_topic", "sjq.handler.output imports sjq.jobs"),
         ("handler", "import msgspec", "sjq.handler imports msgspec"),
         ("client", "import click", "sjq.client imports click"),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sjq.errors import EnvironmentFailed
+from sjq.states import Reason
 from sjq.topics import Topic
 
 
@@ -33,6 +34,20 @@ class Runtime:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What the processes of an attempt may use together; None is as much as there is."""
+
+    timeout_s: float | None = None
+    """From the start of its first process."""
+    memory_bytes: int | None = None
+    """What is in memory; pages that several of them share count once."""
+    cpu_s: float | None = None
+    processes: int | None = None
+    open_files: int | None = None
+    """Of each process on its own: more are refused to it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
     """One attempt, as an executor sees it."""
 
@@ -45,6 +60,7 @@ class Task:
     attachment: Path | None
     stdout: Path
     stderr: Path
+    limits: Limits = Limits()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +70,16 @@ class Usage:
     max_rss_bytes: int
     user_s: float
     system_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Breach:
+    """A limit for which an attempt was ended."""
+
+    reason: Reason
+    """`timeout`, `memory`, or `limit` for the others."""
+    why: str
+    """One sentence that names the limit, and what was measured."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,8 +97,14 @@ class Exit:
     usage: Usage | None
     killed: bool = False
     """`kill` was called for it, whatever the process made of that."""
+    breach: Breach | None = None
+    """Why it was ended before its time; None when it ended by itself, or `kill` was called before."""
+    survivors: int = 0
+    """How many processes of it live on, since another user started them and they may not be killed."""
     error: str | None = None
     """Why the executor does not know how the process ended; then there is no exit code and no signal."""
+    lost: bool = False
+    """Whether that is so because what watched over it was killed; an end that is no fault of the job."""
 
 
 class Executor(ABC):
@@ -91,7 +123,7 @@ class Executor(ABC):
 
     @abstractmethod
     def run(self, task: Task) -> Exit:
-        """Run the attempt to its end; nothing of it lives when this returns.
+        """Run the attempt to its end, and hold it to its limits; nothing of it lives when this returns.
 
         Raises EnvironmentFailed when its process could not be started.
         """

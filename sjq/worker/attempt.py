@@ -12,7 +12,7 @@ from pathlib import Path
 from sjq.brokers.base import Broker
 from sjq.config import TopicPolicy
 from sjq.errors import CancelAsked, Error, KeyTaken, LeaseLost, MessageError
-from sjq.executors.base import Executor, Exit, Runtime, Task
+from sjq.executors.base import Executor, Exit, Limits, Runtime, Task
 from sjq.jobs import Lease, shown
 from sjq.outcomes import Outcome, cancelled, failed, released
 from sjq.records import Record, Records
@@ -92,14 +92,22 @@ class Attempts:
         return True
 
     def _outcome(self, lease: Lease, record: Record, task: Task, end: Exit) -> Outcome:
-        outcome = judge(lease.message, end, record.returned, self.root, complaint=record.complaint())
+        policy = task.runtime.topic.policy
+        outcome = judge(
+            lease.message,
+            end,
+            record.returned,
+            self.root,
+            max_output=policy.max_output,
+            complaint=record.complaint(),
+        )
         if outcome.state is State.SUCCEEDED:
             return outcome
         if (why := self.in_flight.why_cancelled(lease)) is not None:
             return cancelled(why)
         if end.killed:
             return released("its worker was stopped")
-        return next_step(outcome, lease, task.runtime.topic.policy)
+        return next_step(outcome, lease, policy)
 
     def _give_up(self, lease: Lease, record: Record, outcome: Outcome) -> None:
         """Send the job back to wait."""
@@ -145,6 +153,7 @@ class Attempts:
 
 
 def _task(lease: Lease, record: Record, runtime: Runtime) -> Task:
+    policy = runtime.topic.policy
     return Task(
         runtime=runtime,
         job_id=lease.job_id,
@@ -155,6 +164,13 @@ def _task(lease: Lease, record: Record, runtime: Runtime) -> Task:
         attachment=record.attachment,
         stdout=record.stdout,
         stderr=record.stderr,
+        limits=Limits(
+            timeout_s=policy.timeout if lease.message.timeout is None else lease.message.timeout,
+            memory_bytes=policy.memory,
+            cpu_s=policy.cpu,
+            processes=policy.processes,
+            open_files=policy.open_files,
+        ),
     )
 
 

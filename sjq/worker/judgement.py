@@ -10,11 +10,18 @@ from typing import Annotated
 import msgspec
 
 from sjq.errors import MessageError, UsageError
-from sjq.executors.base import Exit
+from sjq.executors.base import Breach, Exit
 from sjq.jobs import MOST_HOPS, MOST_NEXT_JOBS, Message, check_topic, json_fault
-from sjq.outcomes import Outcome, failed, succeeded
-from sjq.plain_file import read_plain
+from sjq.outcomes import Outcome, failed, succeeded, timedout
+from sjq.plain_file import TooLarge, read_plain
+from sjq.sizes import shown_size
 from sjq.states import Reason
+
+ReadOutput = Callable[[int], bytes]
+"""Reads what the attempt wrote, if that has at most so many bytes.
+
+Raises FileNotFoundError when it wrote nothing, TooLarge when that is more, OSError when it cannot be read.
+"""
 
 EXIT_TEMPFAIL = 75
 _FORM = 'an output is {"data": ...}, with "next_topic", "next_topics" or "next" beside it where jobs follow'
@@ -58,29 +65,43 @@ class _BadOutput(Exception):
     """The output cannot be used; the text says why."""
 
 
-def judge(message: Message, end: Exit, read_output: Callable[[], bytes], root: Path, *, complaint: str = "") -> Outcome:
+def judge(
+    message: Message, end: Exit, read_output: ReadOutput, root: Path, *, max_output: int, complaint: str = ""
+) -> Outcome:
     """Return the outcome of an attempt whose process ended.
 
-    `read_output` reads what the attempt wrote and raises FileNotFoundError when it wrote nothing; attachments of
-    next jobs are read relative to `root`. `complaint` is the line of stderr that says why, as far as can be told.
+    Attachments of next jobs are read relative to `root`. `complaint` is the line of stderr that says why, as far as can
+    be told.
     """
-    if end.error is not None:
-        return failed(Reason.LOST, end.error)
-    if end.signal is not None:
-        return failed(Reason.SIGNAL, f"killed by {_signal_name(end.signal)}")
-    if end.exit_code is not None and end.exit_code != 0:
-        return _ended_badly(end.exit_code, _wish(read_output), complaint)
+    if bad_end := _bad_end(end, read_output, complaint):
+        return bad_end
     try:
-        return succeeded(_next_jobs(message, _read(read_output), root))
+        return succeeded(_next_jobs(message, _read(read_output, max_output), root))
     except _BadOutput as error:
         return failed(Reason.OUTPUT, str(error))
 
 
-def _wish(read_output: Callable[[], bytes]) -> _Wishes:
+def _bad_end(end: Exit, read_output: ReadOutput, complaint: str) -> Outcome | None:
+    """Return the outcome of a process that did not end well; all that counts of its output is a wish."""
+    if end.error is not None:
+        return failed(Reason.LOST, end.error)
+    if end.breach is not None:
+        return _ended_by(end.breach)
+    if end.signal is not None:
+        return failed(Reason.SIGNAL, f"killed by {_signal_name(end.signal)}")
+    if end.exit_code:
+        return _ended_badly(end.exit_code, _wish(read_output), complaint)
+    return None
+
+
+def _ended_by(breach: Breach) -> Outcome:
+    return timedout(breach.why) if breach.reason is Reason.TIMEOUT else failed(breach.reason, breach.why)
+
+
+def _wish(read_output: ReadOutput) -> _Wishes:
     """Return what the handler wants to be done with its job; what it wrote may be anything."""
     try:
-        text = read_output()
-        return _wishes.decode(text) if len(text) <= MOST_BYTES_OF_WISH else _Wishes()
+        return _wishes.decode(read_output(MOST_BYTES_OF_WISH))
     except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return _Wishes()
 
@@ -102,13 +123,18 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def _read(read_output: Callable[[], bytes]) -> _Output:
+def _read(read_output: ReadOutput, max_output: int) -> _Output:
     try:
-        text = read_output()
+        text = read_output(max_output)
     except FileNotFoundError:
         raise _BadOutput(
             "its process ended well, but wrote no output: let a function that is decorated with @sjq.job return it "
             "(and not end by sys.exit), or write JSON to the file that --output names"
+        ) from None
+    except TooLarge as error:
+        raise _BadOutput(
+            f"its output has {shown_size(error.size)}, and max_output is {shown_size(error.most)}: let it write what is"
+            " large to files of its own, and return their names"
         ) from None
     except OSError as error:
         raise _BadOutput(f"its output cannot be read: {error.strerror}") from error

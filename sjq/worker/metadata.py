@@ -47,6 +47,7 @@ def metadata(
         "usage": None
         if usage is None
         else {"max_rss_bytes": usage.max_rss_bytes, "user_s": usage.user_s, "system_s": usage.system_s},
+        "survivors": end.survivors,
         "attempts": list(lease.earlier),
         "sjq_version": sjq.__version__,
     }

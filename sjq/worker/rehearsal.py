@@ -44,7 +44,13 @@ def rehearse(
     with TemporaryDirectory(prefix="sjq-dev-") as folder:
         task = _task(Path(folder), runtime, message, attempt)
         end = _run(task, config.root)
-        outcome = judge(message, end, lambda: read_plain(task.output), config.root)
+        outcome = judge(
+            message,
+            end,
+            lambda most: read_plain(task.output, most=most),
+            config.root,
+            max_output=topic.policy.max_output,
+        )
         output = task.output.read_bytes() if task.output.is_file() else None
     return Rehearsal(outcome=outcome, output=output, elapsed_s=end.elapsed_s)
 

@@ -7,7 +7,7 @@ import pytest
 from sjq.executors.local import LocalExecutor
 from sjq.worker.lock_file import LockFile
 
-from .workshop import Workshop
+from .workshop import Neighbour, Workshop
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,3 +36,8 @@ def executor(request: pytest.FixtureRequest, root: Path) -> Iterator[Executor]:
 @pytest.fixture
 def workshop(root: Path, executor: Executor) -> Workshop:
     return Workshop(root, executor)
+
+
+@pytest.fixture
+def neighbour(workshop: Workshop) -> Neighbour:
+    return Neighbour(workshop)

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,9 +20,12 @@ import pytest
 from servers import missing
 from unit.waiting import until
 
-from sjq import keeper
+import sjq
 from sjq.errors import EnvironmentFailed
-from sjq.executors import launch, local
+from sjq.executors import launch
+from sjq.executors.base import Limits
+from sjq.executors.keepers import _START, Keeper
+from sjq.keepers.job import Job
 from sjq.worker.lock_file import processes_gone
 
 from .workshop import Workshop, alive
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
 
     from sjq.executors.base import Exit, Task
 
+PACKAGES = Path(sjq.__file__).parents[1]
 STAYS = "note('here', [os.getpid(), os.getppid()]); wait_for('never')"
 
 
@@ -98,13 +103,13 @@ def test_a_keeper_that_could_not_start_one_process_starts_the_next(workshop: Wor
 def test_a_kill_that_overtakes_the_start_is_heard(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     """The slot has its keeper, but has not told it what to run; then the worker is stopped."""
     task = workshop.task("note('here'); wait_for('never', 2)")
-    begin = local._Keeper.run
+    begin = Keeper.run
 
-    def stopped_just_before(slot: Any, *arguments: Any) -> dict[str, object]:
+    def stopped_just_before(slot: Any, *arguments: Any) -> dict[str, Any]:
         workshop.executor.kill(task)
         return begin(slot, *arguments)
 
-    monkeypatch.setattr(local._Keeper, "run", stopped_just_before)
+    monkeypatch.setattr(Keeper, "run", stopped_just_before)
     end = workshop.start(task).wait(10)
     assert end.killed
     assert end.exit_code is None, "it ran to its own end"
@@ -113,14 +118,14 @@ def test_a_kill_that_overtakes_the_start_is_heard(workshop: Workshop, monkeypatc
 def test_a_kill_that_comes_too_late_harms_nobody(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     """The job has ended, but its slot has not noticed when the kill goes out; the keeper has the next job then."""
     first = workshop.task("")
-    begin = local._Keeper.run
+    begin = Keeper.run
 
-    def stopped_just_after(slot: Any, *arguments: Any) -> dict[str, object]:
+    def stopped_just_after(slot: Any, *arguments: Any) -> dict[str, Any]:
         report = begin(slot, *arguments)
         workshop.executor.kill(first)
         return report
 
-    monkeypatch.setattr(local._Keeper, "run", stopped_just_after)
+    monkeypatch.setattr(Keeper, "run", stopped_just_after)
     assert workshop.executor.run(first).killed
     monkeypatch.undo()
     end = workshop.run("wait_for('never', 0.3)")
@@ -128,24 +133,31 @@ def test_a_kill_that_comes_too_late_harms_nobody(workshop: Workshop, monkeypatch
 
 
 class Kept:
-    """A keeper that a test talks to directly."""
+    """A keeper that a test talks to directly, and the root keeper above it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.root, its_root = socket.socketpair()
         self.socket, its = socket.socketpair()
-        self.socket.settimeout(20)
-        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT)
-        keep = (its.fileno(), lock)
-        self.process = subprocess.Popen(
-            [sys.executable, "-I", "-S", keeper.__file__, *map(str, keep)], pass_fds=keep, env={}
-        )
-        its.close()
-        os.close(lock)
+        for ours in (self.root, self.socket):
+            ours.settimeout(20)
+        with its_root, its, (folder / "lock").open("w") as lock:
+            keep = (its_root.fileno(), lock.fileno())
+            command = [sys.executable, "-I", "-S", "-c", _START, str(PACKAGES), *map(str, keep)]
+            self.process = subprocess.Popen(command, pass_fds=keep, env={})
+            socket.send_fds(self.root, [b'{"keep": true}'], [its.fileno()])
+        self.pid: int = json.loads(self.root.recv(4096))["pid"]
         self.lines = self.socket.makefile("rb")
 
-    def order(self, code: str) -> bytes:
-        argv = [sys.executable, "-c", code]
-        run = {"argv": argv, "env": {}, "stdout": str(self.folder / "out"), "stderr": str(self.folder / "err")}
+    def order(self, code: str, kill_after_s: float = 5, **limits: float) -> bytes:
+        run = {
+            "argv": [sys.executable, "-c", code],
+            "env": {},
+            "stdout": str(self.folder / "out"),
+            "stderr": str(self.folder / "err"),
+            "kill_after_s": kill_after_s,
+            "limits": asdict(Limits()) | limits,
+        }
         return json.dumps({"run": run}).encode() + b"\n"
 
     def hear(self) -> dict[str, Any]:
@@ -155,6 +167,7 @@ class Kept:
     def close(self) -> None:
         self.lines.close()
         self.socket.close()
+        self.root.close()
         self.process.wait(20)
 
 
@@ -169,11 +182,11 @@ def kept(tmp_path: Path) -> Iterator[Kept]:
 def test_each_process_is_asked_to_end_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who hears SIGTERM twice may take the second for impatience, as the worker itself does."""
     sent: list[tuple[int, int]] = []
-    monkeypatch.setattr(keeper, "tree", lambda _: [11, 12])
+    monkeypatch.setattr("sjq.keepers.job.tree", lambda _: [11, 12])
     monkeypatch.setattr(os, "kill", lambda pid, number: sent.append((pid, number)))
-    job = keeper.Job.__new__(keeper.Job)
+    job = Job.__new__(Job)
     job.pid = 11
-    job.ask_to_end()
+    job._ask_to_end()
     assert sorted(sent) == [(pid, number) for pid in (11, 12) for number in (signal.SIGTERM, signal.SIGCONT)]
 
 
@@ -183,12 +196,12 @@ WAIT = "import time; time.sleep({})"
 def test_a_keeper_hears_a_kill(kept: Kept) -> None:
     kept.socket.sendall(kept.order(WAIT.format(20)))
     assert kept.hear()["pid"]
-    kept.socket.sendall(b'{"kill": 5}\n')
+    kept.socket.sendall(b'{"kill": true}\n')
     assert kept.hear()["status"] == signal.SIGTERM
 
 
 def test_a_keeper_hears_a_kill_that_came_with_the_start(kept: Kept) -> None:
-    kept.socket.sendall(kept.order(WAIT.format(1)) + b'{"kill": 5}\n')
+    kept.socket.sendall(kept.order(WAIT.format(1)) + b'{"kill": true}\n')
     assert kept.hear()["pid"]
     assert kept.hear()["status"] == signal.SIGTERM
 
@@ -204,7 +217,7 @@ def test_a_keeper_ends_with_its_pipe(kept: Kept) -> None:
     kept.socket.sendall(kept.order(WAIT.format(20)))
     pid = kept.hear()["pid"]
     kept.socket.shutdown(socket.SHUT_RDWR)
-    kept.process.wait(10)
+    until(lambda: not Path(f"/proc/{kept.pid}").exists(), "the keeper has ended")
     assert not Path(f"/proc/{pid}").exists()
 
 
@@ -212,6 +225,7 @@ def test_a_keeper_ends_with_its_pipe(kept: Kept) -> None:
 def test_a_keeper_ends_by_no_signal_that_is_meant_for_workers(kept: Kept, number: int) -> None:
     kept.socket.sendall(kept.order("raise SystemExit(3)"))
     kept.hear(), kept.hear()
+    os.kill(kept.pid, number)
     kept.process.send_signal(number)
     kept.socket.sendall(kept.order("raise SystemExit(4)"))
     assert kept.hear()["pid"]

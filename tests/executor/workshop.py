@@ -10,9 +10,11 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unit.waiting import until
+
 from sjq.config import TopicPolicy
 from sjq.executors import launch
-from sjq.executors.base import Executor, Exit, Runtime, Task
+from sjq.executors.base import Executor, Exit, Limits, Runtime, Task
 from sjq.topics import Topic
 
 if TYPE_CHECKING:
@@ -69,7 +71,15 @@ class Workshop:
             start_method="spawn",
         )
 
-    def task(self, script: str, *, parent: str | None = None, prelude: str = PRELUDE, **options: Any) -> Task:
+    def task(
+        self,
+        script: str,
+        *,
+        parent: str | None = None,
+        prelude: str = PRELUDE,
+        limits: Limits = Limits(),  # noqa: B008 - frozen
+        **options: Any,
+    ) -> Task:
         """Return a task that runs a script of its own."""
         self.made += 1
         job_id = f"{self.root.parent.name}-{self.made}-{os.getpid()}-{os.urandom(6).hex()}"
@@ -86,6 +96,7 @@ class Workshop:
             attachment=None,
             stdout=files / f"{job_id}-stdout.log.x",
             stderr=files / f"{job_id}-stderr.log.x",
+            limits=limits,
         )
 
     def run(self, script: str, **options: Any) -> Exit:
@@ -148,3 +159,31 @@ def alive(job_id: str) -> list[int]:
         except OSError:
             continue
     return found
+
+
+class Neighbour:
+    """A job in another slot, with an orphan of its own, that must not notice anything."""
+
+    def __init__(self, workshop: Workshop) -> None:
+        self.workshop = workshop
+        self.task = workshop.task("""
+            if not os.fork():
+                os.setsid()
+                if os.fork():
+                    os._exit(0)
+                note("neighbour", os.getpid())
+                wait_for("never")
+            os.wait()
+            wait_for("go")
+            sys.exit(5)
+        """)
+        self.running = workshop.start(self.task)
+        self.orphan = until(lambda: workshop.noted("neighbour"), "the neighbour runs")
+
+    def is_untouched(self) -> bool:
+        return self.orphan in alive(self.task.job_id) and len(alive(self.task.job_id)) == 2
+
+    def ends_well(self) -> bool:
+        self.workshop.tell("go")
+        end = self.running.wait(10)
+        return (end.exit_code, end.killed, end.breach, alive(self.task.job_id)) == (5, False, None, [])

@@ -10,7 +10,15 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sjq.config import REDIS_OPTIONS, Config, TopicPolicy, WorkerPolicy, duration, load, without_password
+from sjq.config import (
+    REDIS_OPTIONS,
+    Config,
+    TopicPolicy,
+    WorkerPolicy,
+    duration,
+    load,
+    without_password,
+)
 from sjq.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -70,6 +78,9 @@ RIGHT: list[tuple[str, object, object]] = [
     ("defaults.backoff", "30s", 30.0),
     ("defaults.on_failure", "halt", "halt"),
     ("defaults.retries", 0, 0),
+    ("defaults.max_output", "1KB", 1000),
+    ("defaults.memory", "512MB", 512_000_000),
+    ("defaults.timeout", "2h", 7200.0),
     ("events.length", 1, 1),
     ("events.length", None, None),
     ("prefix", "", ""),
@@ -78,9 +89,20 @@ RIGHT: list[tuple[str, object, object]] = [
     ("topics.t.backoff", 0, 0.0),
     ("topics.t.on_failure", "continue", "continue"),
     ("topics.t.retries", 5, 5),
+    ("topics.t.cpu", "1m", 60.0),
+    ("topics.t.cpu", None, None),
     ("topics.t.kill_after", "1m", 60.0),
     ("topics.t.losses", 9, 9),
+    ("topics.t.max_output", 7, 7),
+    ("topics.t.memory", "2GiB", 2 << 30),
+    ("topics.t.memory", None, None),
+    ("topics.t.open_files", 64, 64),
+    ("topics.t.open_files", None, None),
+    ("topics.t.processes", 8, 8),
+    ("topics.t.processes", None, None),
     ("topics.t.script", "other.py", "other.py"),
+    ("topics.t.timeout", 0.5, 0.5),
+    ("topics.t.timeout", None, None),
     ("worker.grace", 0, 0.0),
     ("worker.grace", "1d", 86400.0),
     ("worker.lease", "1.5s", 1.5),
@@ -112,10 +134,16 @@ FITTING: dict[str, list[object]] = {
     "defaults": [{}],
     "defaults.backoff": [0, 1, 1.5, 10**40],
     "defaults.concurrency": [1, 10**40],
+    "defaults.cpu": [None, 1, 1.5, 10**40],
     "defaults.kill_after": [0, 1, 1.5, 10**40],
     "defaults.losses": [1, 10**40],
     "defaults.on_failure": [],
     "defaults.retries": [0, 1, 10**40],
+    "defaults.max_output": [1, 10**40],
+    "defaults.memory": [None, 1, 10**40],
+    "defaults.open_files": [None, 1, 10**40],
+    "defaults.processes": [None, 1, 10**40],
+    "defaults.timeout": [None, 1, 1.5, 10**40],
     "events": [{}],
     "events.length": [None, 1, 10**40],
     "prefix": ["", "text"],
@@ -124,11 +152,17 @@ FITTING: dict[str, list[object]] = {
     "topics.t": [{}],
     "topics.t.backoff": [0, 1, 1.5, 10**40],
     "topics.t.concurrency": [1, 10**40],
+    "topics.t.cpu": [None, 1, 1.5, 10**40],
     "topics.t.kill_after": [0, 1, 1.5, 10**40],
     "topics.t.losses": [1, 10**40],
     "topics.t.on_failure": [],
     "topics.t.retries": [0, 1, 10**40],
+    "topics.t.max_output": [1, 10**40],
+    "topics.t.memory": [None, 1, 10**40],
+    "topics.t.open_files": [None, 1, 10**40],
+    "topics.t.processes": [None, 1, 10**40],
     "topics.t.script": [],
+    "topics.t.timeout": [None, 1, 1.5, 10**40],
     "worker": [{}],
     "worker.grace": [0, 1, 1.5, 10**40],
     "worker.lease": [1, 1.5, 10**40],
@@ -183,7 +217,6 @@ def test_an_unknown_key_is_named_with_the_nearest_known_one(tmp_path: Path, path
         "xyz",
         "defaults.script",
         "defaults.executor",
-        "topics.t.timeout",
         "topics.t.review",
         "topics.t.exclusive",
         "worker.resources",
@@ -216,6 +249,12 @@ def test_a_topic_takes_from_the_defaults_what_it_does_not_say(tmp_path: Path) ->
     assert config.policy("other") == TopicPolicy(concurrency=3, losses=5)
 
 
+def test_a_limit_may_be_lifted_for_one_topic(tmp_path: Path) -> None:
+    config = read(tmp_path, {"defaults": {"memory": "1GB"}, "topics": {"t": {"memory": None}}})
+    assert (config.policy("t").memory, config.policy("other").memory) == (None, 10**9)
+    assert "more than no byte at all, or null for no limit" in refused(tmp_path, {"defaults": {"memory": 0}})
+
+
 def test_the_defaults_are_the_documented_ones(tmp_path: Path) -> None:
     assert load(tmp_path, {}) == read(tmp_path, {})
     assert load(tmp_path, {}) == Config(
@@ -225,7 +264,18 @@ def test_the_defaults_are_the_documented_ones(tmp_path: Path) -> None:
         redis=None,
         prefix="",
         events_length=100_000,
-        defaults=TopicPolicy(concurrency=1, kill_after=1.0, losses=3, script=None),
+        defaults=TopicPolicy(
+            concurrency=1,
+            cpu=None,
+            kill_after=1.0,
+            losses=3,
+            max_output=64_000_000,
+            memory=None,
+            open_files=None,
+            processes=None,
+            script=None,
+            timeout=None,
+        ),
         topics={},
         worker=WorkerPolicy(grace=30.0, lease=15.0),
     )

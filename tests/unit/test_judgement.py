@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace as changed
 
-from sjq.executors.base import Exit
+from sjq.executors.base import Breach, Exit
 from sjq.jobs import MOST_HOPS, MOST_NEXT_JOBS, Message, new_message
 from sjq.outcomes import Outcome
+from sjq.plain_file import TooLarge, read_plain
 from sjq.states import Reason, State
 from sjq.worker.judgement import judge
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 NOWHERE = Path("/nowhere")
 MESSAGE = Message(job_id="parent", topic="t", data=b"1")
+MOST = 64_000_000
 MANY_HOPS = msgspec.Raw(b"9" * 4300)
 
 
@@ -34,7 +37,7 @@ def end(exit_code: int | None = 0, signal: int | None = None, error: str | None 
 
 def judged(output: object, root: Path = NOWHERE, message: Message = MESSAGE) -> Outcome:
     text = output if isinstance(output, bytes) else json.dumps(output).encode()
-    return judge(message, end(), lambda: text, root)
+    return judge(message, end(), lambda _: text, root, max_output=MOST)
 
 
 def refused(output: object, root: Path = NOWHERE) -> str:
@@ -51,17 +54,17 @@ def refused(output: object, root: Path = NOWHERE) -> str:
 # The exit.
 
 
-def unread() -> bytes:
+def unread(_: int) -> bytes:
     raise AssertionError("the output was read, though a signal ended its process")
 
 
-def unwritten() -> bytes:
+def unwritten(_: int) -> bytes:
     raise FileNotFoundError
 
 
 @pytest.mark.parametrize("code", [1, 2, 75, 127, 255])
 def test_any_exit_code_but_0_is_a_failure(code: int) -> None:
-    outcome = judge(MESSAGE, end(code), unwritten, NOWHERE)
+    outcome = judge(MESSAGE, end(code), unwritten, NOWHERE, max_output=MOST)
     assert (outcome.state, outcome.reason) == (State.FAILED, Reason.EXIT)
     assert f"exit code {code}" in (outcome.why or "")
     assert not outcome.final
@@ -84,7 +87,7 @@ def test_any_exit_code_but_0_is_a_failure(code: int) -> None:
 def test_a_handler_may_say_what_is_to_become_of_its_job(
     code: int, written: object, why: str, delay_s: float | None, final: bool
 ) -> None:
-    outcome = judge(MESSAGE, end(code), lambda: json.dumps(written).encode(), NOWHERE)
+    outcome = judge(MESSAGE, end(code), lambda _: json.dumps(written).encode(), NOWHERE, max_output=MOST)
     assert (outcome.state, outcome.reason, outcome.why) == (State.FAILED, Reason.EXIT, why)
     assert (outcome.delay_s, outcome.final) == (delay_s, final)
 
@@ -104,23 +107,49 @@ def test_a_chain_that_is_too_long_is_a_circle() -> None:
     ("number", "name"), [(9, "SIGKILL (signal 9)"), (15, "SIGTERM"), (11, "SIGSEGV"), (40, "signal 40")]
 )
 def test_a_signal_is_a_failure_by_name(number: int, name: str) -> None:
-    outcome = judge(MESSAGE, end(None, number), unread, NOWHERE)
+    outcome = judge(MESSAGE, end(None, number), unread, NOWHERE, max_output=MOST)
     assert (outcome.state, outcome.reason) == (State.FAILED, Reason.SIGNAL)
     assert name in (outcome.why or "")
 
 
 def test_an_end_that_nobody_knows_is_lost() -> None:
-    outcome = judge(MESSAGE, end(None, None, "the keeper was killed"), unread, NOWHERE)
+    outcome = judge(MESSAGE, end(None, None, "the keeper was killed"), unread, NOWHERE, max_output=MOST)
     assert (outcome.state, outcome.reason) == (State.FAILED, Reason.LOST)
     assert "the keeper was killed" in (outcome.why or "")
 
 
+@pytest.mark.parametrize("reason", [Reason.TIMEOUT, Reason.MEMORY, Reason.LIMIT])
+@pytest.mark.parametrize(("code", "number"), [(0, None), (1, None), (75, None), (None, 9), (None, 15)])
+def test_a_limit_decides_before_what_the_process_made_of_it(
+    reason: Reason, code: int | None, number: int | None
+) -> None:
+    breached = replace(end(code, number), breach=Breach(reason=reason, why="it was too much"))
+    outcome = judge(MESSAGE, breached, unread, NOWHERE, max_output=MOST, complaint="Terminated")
+    state = State.TIMEDOUT if reason is Reason.TIMEOUT else State.FAILED
+    assert outcome == Outcome(state=state, reason=reason, why="it was too much")
+
+
+def test_an_output_that_is_too_large_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "output"
+    path.write_bytes(b'{"data": 1}')
+    assert (
+        judge(MESSAGE, end(), lambda most: read_plain(path, most=most), NOWHERE, max_output=11).state is State.SUCCEEDED
+    )
+    with path.open("ab") as file:
+        file.truncate(70_123_456)
+    with pytest.raises(TooLarge):
+        read_plain(path, most=64_000_000)
+    outcome = judge(MESSAGE, end(), lambda most: read_plain(path, most=most), NOWHERE, max_output=64_000_000)
+    assert (outcome.state, outcome.reason) == (State.FAILED, Reason.OUTPUT)
+    assert "its output has 70.1 MB, and max_output is 64 MB" in (outcome.why or "")
+
+
 @pytest.mark.parametrize("error", [FileNotFoundError(2, "No such file"), PermissionError(13, "Permission denied")])
 def test_an_output_that_cannot_be_read_is_a_failure(error: OSError) -> None:
-    def read() -> bytes:
+    def read(_: int) -> bytes:
         raise error
 
-    outcome = judge(MESSAGE, end(), read, NOWHERE)
+    outcome = judge(MESSAGE, end(), read, NOWHERE, max_output=MOST)
     assert (outcome.state, outcome.reason) == (State.FAILED, Reason.OUTPUT)
     assert ("wrote no output" if error.errno == 2 else "Permission denied") in (outcome.why or "")
 

@@ -47,6 +47,7 @@ ORDER = [
     "script_sha256",
     "git",
     "usage",
+    "survivors",
     "attempts",
     "sjq_version",
 ]
@@ -58,6 +59,7 @@ GOOD = Exit(
     end_time=1795302903.0,
     elapsed_s=1.8765444444,
     usage=Usage(max_rss_bytes=1 << 20, user_s=0.5, system_s=0.25),
+    survivors=3,
 )
 LOST = Exit(exit_code=None, signal=None, start_time=0, end_time=0, elapsed_s=0, usage=None, error="nobody knows")
 
@@ -138,6 +140,7 @@ def test_what_a_success_says(tmp_path: Path) -> None:
         "script_sha256": "ab" * 32,
         "git": {"commit": "c", "dirty": True},
         "usage": {"max_rss_bytes": 1 << 20, "user_s": 0.5, "system_s": 0.25},
+        "survivors": 3,
         "attempts": [{"end": "failed"}],
         "sjq_version": sjq.__version__,
     }

@@ -1,0 +1,130 @@
+"""What the processes of a job use together, and whether that is more than they may."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Mapping
+
+from .processes import tree
+
+LOOK_S = 0.02
+"""How long a job goes unwatched."""
+
+_SHARE = 10
+"""Of the time, at most one part in so many is spent on looking, however large the tree."""
+
+_PF_FORKNOEXEC = 0x40  # of a process that was forked and runs no program of its own
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+Excess = tuple[str, float]
+"""The name of a limit, and how much was measured."""
+
+
+class Gauge:
+    """Watches what is limited of all processes below this one: memory, processor time, their number.
+
+    The kernel has no limit for a tree of processes but those of cgroups, which not everybody may use. Its limits for
+    one process fit processor time; memory they count by addresses, of which a sound program may have any number.
+    """
+
+    def __init__(self, limits: Mapping[str, float | None], leader: int) -> None:
+        self._memory, self._cpu_s, self._processes = (limits[name] for name in ("memory_bytes", "cpu_s", "processes"))
+        self._seen = {leader}
+        self.due_at: float | None = None
+        """When the next look is due, by the monotonic clock; None when nothing is limited."""
+        if (self._memory, self._cpu_s, self._processes) != (None, None, None) and sys.platform == "linux":
+            self.due_at = time.monotonic() + LOOK_S
+
+    def look(self, reaped_s: float) -> Excess | None:
+        """Return what is exceeded. `reaped_s` is the processor time of those whose end was collected here."""
+        began = time.monotonic()
+        excess = self._excess(reaped_s)
+        ended = time.monotonic()
+        self.due_at = ended + max(LOOK_S, _SHARE * (ended - began))
+        return excess
+
+    def _excess(self, reaped_s: float) -> Excess | None:
+        pids = tree(os.getpid())
+        if self._processes is not None and len(pids) > self._processes:
+            living = sum(_state(pid) not in (b"Z", b"X") for pid in pids)
+            if living > self._processes:
+                return "processes", living
+        if self._memory is not None:
+            used = self._memory_of(pids, self._memory)
+            if used > self._memory:
+                return "memory", used
+        if self._cpu_s is not None:
+            # A parent's sum of its dead children's is read before they are, so that nothing is counted twice.
+            spent_s = reaped_s + sum(map(_cpu_s, pids))
+            if spent_s > self._cpu_s:
+                return "cpu", spent_s
+        return None
+
+    def _memory_of(self, pids: list[int], limit: float) -> int:
+        """Return the bytes that processes use together; exact only when it may be above the limit.
+
+        One counts from the second look on: most of those that have no program of their own yet have one by then.
+        """
+        known = [pid for pid in pids if pid in self._seen]
+        self._seen.update(pids)
+        self._seen.intersection_update(pids)
+        used = sum(map(_resident, known))
+        return used if used <= limit else _shared_once(known)
+
+
+def _read(pid: int, name: str) -> bytes:
+    """Return a small file of a process; nothing when the process is gone, or not ours to look at."""
+    try:
+        file = os.open(f"/proc/{pid}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    try:
+        return os.read(file, 4096)
+    except OSError:
+        return b""
+    finally:
+        os.close(file)
+
+
+def _resident(pid: int) -> int:
+    """Return the bytes of a process that are in memory, shared ones too."""
+    fields = _read(pid, "statm").split()
+    return int(fields[1]) * _PAGE_BYTES if fields else 0
+
+
+def _shared_once(pids: list[int]) -> int:
+    """Return the same of several, parents first, with each page that they share divided among those who share it.
+
+    A child that was started by vfork, and has no program of its own yet, is not one who shares its parent's pages: it
+    runs in its parent's memory, of which the kernel tells the very same once more.
+    """
+    used = 0
+    told: dict[int, bytes] = {}
+    for pid in pids:
+        fields = _stat(pid)  # before the rest: it may get its own program in between
+        told[pid] = text = _read(pid, "smaps_rollup")
+        _, _, behind = text.partition(b"\nPss:")
+        if not behind:
+            used += _resident(pid)
+        elif not (fields and int(fields[6]) & _PF_FORKNOEXEC and told.get(int(fields[1])) == text):
+            used += int(behind.split(None, 1)[0]) * 1024
+    return used
+
+
+def _stat(pid: int) -> list[bytes]:
+    """Return the fields of a process's state from the third on, as proc(5) has them; none when it is gone."""
+    return _read(pid, "stat").rpartition(b")")[2].split()
+
+
+def _state(pid: int) -> bytes:
+    fields = _stat(pid)
+    return fields[0] if fields else b"X"
+
+
+def _cpu_s(pid: int) -> float:
+    """Return the processor time of a process and of those children of it whose end it has collected."""
+    fields = _stat(pid)
+    return sum(map(int, fields[11:15])) / _TICKS if fields else 0.0

@@ -1,0 +1,421 @@
+"""Keepers that are killed, stopped and lost: nothing of a job outlives them, and no neighbour notices."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from servers import missing
+from unit.waiting import until
+
+from sjq.executors import keepers
+from sjq.executors.base import Limits
+from sjq.states import Reason
+from sjq.worker.lock_file import processes_gone
+
+from .workshop import Neighbour, Workshop, alive
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sjq.executors.base import Task
+
+TREE = """
+subprocess.Popen(["sleep", "40"])
+subprocess.Popen(["sleep", "40"], start_new_session=True)
+if not os.fork():
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    os.execvp("sleep", ["sleep", "40"])
+os.wait()
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+note("here", [os.getpid(), os.getppid()])
+wait_for("never")
+"""
+"""A job with a child, one in another session, and an orphan: four processes."""
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there are no subreapers")
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keepers, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(keepers, "_ANSWER_S", 2.0)
+
+
+def parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_bytes().rsplit(b")", 1)[1].split()[1])
+
+
+def state(pid: int) -> str:
+    """Return the letter of a process's state, or an empty text when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return ""
+
+
+def below(pid: int) -> list[int]:
+    return [int(child) for path in Path(f"/proc/{pid}/task").glob("*/children") for child in path.read_text().split()]
+
+
+def root_of(workshop: Workshop) -> int:
+    """Return the root keeper; with a job, so that there is one."""
+    workshop.run("note('keeper', os.getppid())")
+    return parent(workshop.noted("keeper"))
+
+
+# A keeper that is killed.
+
+
+def test_all_that_a_killed_keeper_leaves_is_dead_when_run_returns(workshop: Workshop, neighbour: Neighbour) -> None:
+    task = workshop.task(TREE)
+    running = workshop.start(task)
+    _, its_keeper = until(lambda: workshop.noted("here"), "the job runs")
+    assert len(alive(task.job_id)) == 4
+    os.kill(its_keeper, signal.SIGKILL)
+    end = running.wait(10)
+    assert alive(task.job_id) == []
+    assert (end.exit_code, end.signal, end.usage, end.breach) == (None, None, None, None)
+    assert (end.error, end.lost, end.survivors) == ("the keeper of its processes was killed", True, 0)
+    assert neighbour.is_untouched()
+    assert workshop.run("sys.exit(3)").exit_code == 3
+    assert neighbour.ends_well()
+
+
+def test_a_keeper_that_is_killed_while_idle_is_replaced(workshop: Workshop) -> None:
+    root = root_of(workshop)
+    os.kill(first := workshop.noted("keeper"), signal.SIGKILL)
+    until(lambda: not Path(f"/proc/{first}").exists(), "it is dead, and no zombie")
+    assert root_of(workshop) == root
+    assert workshop.noted("keeper") != first
+
+
+def test_what_a_killed_keeper_leaves_does_not_wait_for_the_worker(workshop: Workshop) -> None:
+    """As when the worker is stopped: whoever asks for it or not, it is gone."""
+    task = workshop.task(TREE)
+    with worker(workshop, task) as process:
+        _, its_keeper = until(lambda: workshop.noted("here"), "the job runs")
+        process.send_signal(signal.SIGSTOP)
+        os.kill(its_keeper, signal.SIGKILL)
+        until(lambda: not alive(task.job_id), "it is dead")
+        process.kill()
+
+
+# A root keeper that is killed, or stopped.
+
+
+def test_keepers_go_on_without_their_root_and_the_next_job_has_one_again(
+    workshop: Workshop, neighbour: Neighbour
+) -> None:
+    root = root_of(workshop)
+    os.kill(root, signal.SIGKILL)
+    assert neighbour.is_untouched()
+    assert root_of(workshop) != root
+    task = workshop.task(TREE)
+    running = workshop.start(task)
+    _, its_keeper = until(lambda: workshop.noted("here"), "the job runs")
+    os.kill(its_keeper, signal.SIGKILL)
+    assert running.wait(10).lost
+    assert alive(task.job_id) == []
+    assert neighbour.ends_well()
+
+
+def test_a_keeper_that_is_killed_after_its_root_takes_its_jobs_session_with_it(workshop: Workshop) -> None:
+    task = workshop.task("subprocess.Popen(['sleep', '40']); note('here', os.getppid()); wait_for('never')")
+    running = workshop.start(task)
+    its_keeper = until(lambda: workshop.noted("here"), "the job runs")
+    os.kill(parent(its_keeper), signal.SIGKILL)
+    os.kill(its_keeper, signal.SIGKILL)
+    assert running.wait(10).lost
+    until(lambda: not alive(task.job_id), "the session is dead")
+    assert workshop.run("").exit_code == 0
+
+
+def test_closing_ends_what_keepers_without_a_root_keep(workshop: Workshop) -> None:
+    task = workshop.task(TREE)
+    running = workshop.start(task)
+    _, its_keeper = until(lambda: workshop.noted("here"), "the job runs")
+    os.kill(parent(its_keeper), signal.SIGKILL)
+    workshop.executor.close()
+    assert running.wait(10).error
+    assert alive(task.job_id) == []
+    assert state(its_keeper) in ("", "Z")
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_root_keeper_that_is_stopped_holds_up_nobody(workshop: Workshop, neighbour: Neighbour) -> None:
+    root = parent(parent(alive(neighbour.task.job_id)[0]))
+    os.kill(root, signal.SIGSTOP)
+    assert workshop.run("sys.exit(3)").exit_code == 3
+    assert state(root) == ""
+    assert neighbour.ends_well()
+
+
+# A keeper that is stopped.
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("with_root", [True, False], ids=["", "without a root"])
+def test_a_stopped_keeper_does_not_hold_up_a_kill(workshop: Workshop, neighbour: Neighbour, with_root: bool) -> None:
+    task = workshop.task("note('here', os.getppid()); wait_for('never')", kill_after_s=0.2)
+    running = workshop.start(task)
+    its_keeper = until(lambda: workshop.noted("here"), "the job runs")
+    if not with_root:
+        os.kill(parent(its_keeper), signal.SIGKILL)
+    os.kill(its_keeper, signal.SIGSTOP)
+    workshop.executor.kill(task)
+    end = running.wait(10)
+    assert (end.killed, end.lost) == (True, True)
+    until(lambda: not alive(task.job_id), "it is dead")
+    assert neighbour.is_untouched()
+    assert workshop.run("sys.exit(3)").exit_code == 3
+    assert neighbour.ends_well()
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_kill_that_is_answered_kills_no_keeper_later(workshop: Workshop) -> None:
+    before = threading.active_count()
+    task = workshop.task("note('here', os.getppid()); wait_for('never')", kill_after_s=0)
+    running = workshop.start(task)
+    its_keeper = until(lambda: workshop.noted("here"), "the job runs")
+    workshop.executor.kill(task)
+    running.wait(10)
+    until(lambda: threading.active_count() == before, "nothing waits any more", seconds=0.4)
+    assert workshop.run("note('next', os.getppid()); wait_for('never', 1)").exit_code == 0
+    assert workshop.noted("next") == its_keeper
+
+
+def test_closing_ends_a_keeper_that_is_stopped(workshop: Workshop) -> None:
+    task = workshop.task(TREE)
+    running = workshop.start(task)
+    _, its_keeper = until(lambda: workshop.noted("here"), "the job runs")
+    os.kill(its_keeper, signal.SIGSTOP)
+    workshop.executor.close()
+    assert alive(task.job_id) == []
+    assert running.wait(10).error
+
+
+# A worker that is killed, or stopped.
+
+WORKER = """
+import pickle, sys, threading
+from pathlib import Path
+from sjq.executors.local import LocalExecutor
+from sjq.worker.lock_file import LockFile
+root, group = Path(sys.argv[1]), sys.argv[2]
+if group:
+    Path(group, "cgroup.procs").write_text("0")
+lock = LockFile(root / ".sjq" / "workers", "other")
+executor = LocalExecutor(root, lock=lock.descriptor)
+ends = {}
+def run(task):
+    ends[task.job_id] = executor.run(task)
+tasks = pickle.loads((root / "tasks").read_bytes())
+threads = [threading.Thread(target=run, args=(task,)) for task in tasks]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+executor.close()
+(root / "ends").write_bytes(pickle.dumps(ends))
+"""
+
+
+class worker:  # noqa: N801 - reads as what it is
+    """Another worker's executor, which a test may kill."""
+
+    def __init__(self, workshop: Workshop, *tasks: Task, group: Path | None = None) -> None:
+        self.root = workshop.root
+        self.lock = self.root / ".sjq" / "workers" / "other.lock"
+        (self.root / "tasks").write_bytes(pickle.dumps(tasks))
+        self.process = subprocess.Popen([sys.executable, "-c", WORKER, str(self.root), str(group or "")])
+
+    def __enter__(self) -> subprocess.Popen[bytes]:
+        return self.process
+
+    def __exit__(self, *_: object) -> None:
+        self.process.wait(30)
+        until(lambda: processes_gone(self.lock), "its keepers are gone")
+
+    def ends(self) -> dict[str, Any]:
+        ends: dict[str, Any] = pickle.loads((self.root / "ends").read_bytes())
+        return ends
+
+
+def test_a_worker_and_a_keeper_that_are_killed_at_once_leave_nothing(workshop: Workshop) -> None:
+    task, other = workshop.task(TREE), workshop.task(TREE.replace('"here"', '"other"'))
+    with worker(workshop, task, other) as process:
+        _, its_keeper = until(lambda: workshop.noted("here"), "the job runs")
+        until(lambda: workshop.noted("other"), "the other runs")
+        for pid in (process.pid, its_keeper):
+            os.kill(pid, signal.SIGKILL)
+    assert alive(task.job_id) == []
+    assert alive(other.job_id) == []
+
+
+def test_a_keeper_that_is_stopped_ends_with_its_worker(workshop: Workshop) -> None:
+    task = workshop.task(TREE)
+    with worker(workshop, task) as process:
+        _, its_keeper = until(lambda: workshop.noted("here"), "the job runs")
+        os.kill(its_keeper, signal.SIGSTOP)
+        process.kill()
+    assert alive(task.job_id) == []
+
+
+def test_a_worker_that_is_stopped_keeps_no_job_beyond_its_limits(workshop: Workshop) -> None:
+    slow = workshop.task(TREE, limits=Limits(timeout_s=1.5), kill_after_s=0.2)
+    large = workshop.task(
+        "note('large'); wait_for('go'); block = bytearray(200_000_000); wait_for('never')",
+        limits=Limits(memory_bytes=100_000_000),
+    )
+    running = worker(workshop, slow, large)
+    with running as process:
+        until((workshop.notes / "here").exists, "the slow one runs")
+        until((workshop.notes / "large").exists, "the large one runs")
+        process.send_signal(signal.SIGSTOP)
+        workshop.tell("go")
+        until(lambda: not alive(slow.job_id) and not alive(large.job_id), "both are dead")
+        process.send_signal(signal.SIGCONT)
+    ends = running.ends()
+    assert ends[slow.job_id].breach.reason is Reason.TIMEOUT
+    assert ends[large.job_id].breach.reason is Reason.MEMORY
+
+
+# What keepers cost.
+
+
+def switches(pid: int) -> int:
+    """Return how often a process has gone to sleep."""
+    lines = Path(f"/proc/{pid}/status").read_text("utf-8", "replace").splitlines()
+    return sum(int(line.split()[1]) for line in lines if "ctxt_switches" in line)
+
+
+def test_keepers_do_nothing_while_nothing_happens(workshop: Workshop) -> None:
+    root = root_of(workshop)
+    task = workshop.task("note('here', os.getppid()); wait_for('go')", limits=Limits(timeout_s=60, open_files=200))
+    running = workshop.start(task)
+    its_keeper = until(lambda: workshop.noted("here"), "the job runs")
+    time.sleep(0.1)  # to fall asleep
+    before = [switches(pid) for pid in (root, its_keeper)]
+    time.sleep(1)
+    assert [switches(pid) for pid in (root, its_keeper)] == before
+    workshop.tell("go")
+    assert running.wait(10).exit_code == 0
+
+
+def sockets(pid: int | str) -> int:
+    """Return how many sockets and pipes a process holds."""
+    kinds = [path.readlink().name for path in Path(f"/proc/{pid}/fd").iterdir() if path.is_symlink()]
+    return sum(kind.startswith(("socket:", "pipe:")) for kind in kinds)
+
+
+def test_keepers_neither_hold_each_others_descriptors_nor_collect_zombies(workshop: Workshop) -> None:
+    root = root_of(workshop)
+    at_first = sockets("self")
+    for turn in range(4):
+        tasks = [workshop.task(f"note('{turn}.{n}', os.getppid()); wait_for('never')") for n in range(3)]
+        running = [workshop.start(task) for task in tasks]
+        pids = [until(partial(workshop.noted, f"{turn}.{n}"), "it runs") for n in range(3)]
+        assert [sockets(pid) for pid in (root, *pids)] == [3] * 4  # one to the worker, two that wake it
+        assert sorted(below(root)) == sorted(pids)
+        os.kill(pids[0], signal.SIGKILL)
+        for task in tasks[1:]:
+            workshop.executor.kill(task)
+        assert sum(one.wait(30).lost for one in running) == 1
+    assert sockets("self") == at_first + 1  # two keepers, after one
+
+
+# Memory that runs out.
+
+
+def test_a_job_goes_before_its_worker_when_memory_runs_out(workshop: Workshop) -> None:
+    ours = int(Path("/proc/self/oom_score_adj").read_text())
+    workshop.run("time.sleep(0.1); note('score', int(open('/proc/self/oom_score_adj').read()))")
+    assert workshop.noted("score") == min(1000, ours + 500)
+
+
+@pytest.fixture
+def small_group() -> Iterator[Path]:
+    """A memory cgroup of 150 MB."""
+    made = _made_group()
+    if made is None:
+        missing("memory cgroup that a test may make (it takes root, or a delegation)")
+    yield made
+    until(lambda: _removed(made), "the group is empty")
+
+
+def _made_group() -> Path | None:
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        name = f"sjq-test-{os.getpid()}-{os.urandom(3).hex()}"
+        if "memory" in controllers.split(","):
+            group, limits = Path(f"/sys/fs/cgroup/memory{path}") / name, ["memory.limit_in_bytes"]
+        elif not controllers:
+            group, limits = Path(f"/sys/fs/cgroup{path}") / name, ["memory.max", "memory.swap.max"]
+        else:
+            continue
+        try:
+            group.mkdir()
+        except OSError:
+            continue
+        try:
+            for limit in limits:
+                (group / limit).write_text("150000000" if "swap" not in limit else "0")
+        except OSError:
+            group.rmdir()
+            continue
+        return group
+    return None
+
+
+def _removed(group: Path) -> bool:
+    try:
+        group.rmdir()
+    except OSError:
+        return False
+    return True
+
+
+def test_what_the_kernel_kills_for_want_of_memory_is_told(workshop: Workshop, small_group: Path) -> None:
+    alone = workshop.task("block = bytearray(400_000_000)")
+    running = worker(workshop, alone, group=small_group)
+    with running:
+        pass
+    end = running.ends()[alone.job_id]
+    assert (end.exit_code, end.signal) == (None, signal.SIGKILL)
+    assert end.breach.reason is Reason.MEMORY
+    assert "the kernel killed it for want of memory; the largest of its processes had used 1" in end.breach.why
+
+
+def test_a_child_that_the_kernel_kills_is_told_where_the_job_ends_badly_by_it(
+    workshop: Workshop, small_group: Path
+) -> None:
+    grow = "subprocess.run([sys.executable, '-c', 'block = bytearray(400_000_000)'])"
+    badly, well = workshop.task(f"sys.exit(abs({grow}.returncode))"), workshop.task(grow)
+    ends: dict[str, Any] = {}
+    for task in (badly, well):
+        running = worker(workshop, task, group=small_group)
+        with running:
+            pass
+        ends |= running.ends()
+    end = ends[badly.job_id]
+    assert (end.exit_code, end.breach.reason) == (9, Reason.MEMORY)
+    assert "killed a process here for want of memory while it ran, and it ended by exit code 9" in end.breach.why
+    end = ends[well.job_id]
+    assert (end.exit_code, end.breach) == (0, None)
+
+
+def test_a_kill_by_somebody_else_is_none_by_the_kernel(workshop: Workshop) -> None:
+    end = workshop.run("os.kill(os.getpid(), 9)")
+    assert (end.signal, end.breach) == (signal.SIGKILL, None)
