@@ -529,7 +529,7 @@ def test_threads_that_ask_at_once_open_one_broker(client: Client, monkeypatch: p
     opened: list[Broker] = []
     both = threading.Barrier(2)
 
-    def slowly(config: Config) -> Broker:
+    def slowly(config: Config, *, patience_s: float) -> Broker:
         opened.append(open_broker(config))
         if len(opened) == 1:
             with pytest.raises(threading.BrokenBarrierError):
