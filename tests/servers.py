@@ -60,9 +60,9 @@ def binary_of(name: str) -> str:
 class Server:
     """One server process on a free port."""
 
-    def __init__(self, name: str, *options: str) -> None:
+    def __init__(self, name: str, *options: str, folder: Path | None = None) -> None:
         self.binary = binary_of(name)
-        self.folder = Path(tempfile.mkdtemp(prefix=f"sjq-{name}-"))
+        self.folder = folder or Path(tempfile.mkdtemp(prefix=f"sjq-{name}-"))
         self.socket = self.folder / "sock"
         self.port = 0
         self._options = options

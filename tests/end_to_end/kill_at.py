@@ -1,11 +1,13 @@
-"""A worker that is killed at a named step of an attempt: `python kill_at.py STEP MARK worker ...`.
+"""A worker that is killed at a named step of an attempt: `python kill_at.py STEP TIME MARK worker ...`.
 
-The kill is a real SIGKILL, sent from within, so that it hits exactly there. MARK is a file that is written just before.
+The kill is a real SIGKILL, sent from within, so that it hits exactly there, when the step is reached for the TIMEth
+time (1 is the first). MARK is a file that is written just before.
 The steps wrap what the worker calls; the package knows nothing of them.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import sys
@@ -39,17 +41,23 @@ STEPS = {
     "after publish": (Record, "publish", "after"),
 }
 
+DYING = threading.Lock()
+
 
 def die() -> NoReturn:
-    Path(MARK).write_text(STEP)
-    os.kill(os.getpid(), signal.SIGKILL)
-    raise SystemExit("SIGKILL did not kill")
+    with DYING:  # never left: another slot that comes here too must not begin to write the mark anew
+        Path(MARK).write_text(STEP)
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise SystemExit("SIGKILL did not kill")
 
 
 def wrap(owner: type, name: str, when: str) -> None:
     original: Callable[..., Any] = getattr(owner, name)
+    times = itertools.count(1)
 
     def wrapped(*arguments: Any, **named: Any) -> Any:
+        if when != "after" and next(times) < TIME:
+            return original(*arguments, **named)
         if when == "before":
             die()
         if when == "while":
@@ -57,7 +65,8 @@ def wrap(owner: type, name: str, when: str) -> None:
         if when == "within":
             die_at_the_first_rename_but_one()
         result = original(*arguments, **named)
-        if when == "after" and (name != "take" or isinstance(result, Lease)):
+        reached = when == "after" and (name != "take" or isinstance(result, Lease))
+        if reached and next(times) >= TIME:
             die()
         return result
 
@@ -81,6 +90,7 @@ def die_at_the_first_rename_but_one() -> None:
 
 
 if __name__ == "__main__":
-    STEP, MARK, *sys.argv[1:] = sys.argv[1:]
+    STEP, time_reached, MARK, *sys.argv[1:] = sys.argv[1:]
+    TIME = int(time_reached)
     wrap(*STEPS[STEP])
     main()

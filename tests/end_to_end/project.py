@@ -36,7 +36,7 @@ class Project:
         self.root = root
         self.job_data = root / "job_data"
         self.settings = settings
-        (root / "topics").mkdir(parents=True)
+        (root / "topics").mkdir(parents=True, exist_ok=True)
         self.configure()
 
     def configure(self, **settings: Any) -> None:
@@ -93,7 +93,7 @@ class Project:
                 cwd=self.root,
                 env=self.environ,
                 stderr=log,
-                preexec_fn=_hear_hangups,  # noqa: PLW1509 - it calls nothing that could wait for another thread
+                preexec_fn=hear_hangups,  # noqa: PLW1509 - it calls nothing that could wait for another thread
             ) as process,
         ):
             try:
@@ -138,6 +138,6 @@ class Project:
             ]
 
 
-def _hear_hangups() -> None:
+def hear_hangups() -> None:
     """As on a terminal; under nohup they are ignored, and so would a worker."""
     signal.signal(signal.SIGHUP, signal.SIG_DFL)

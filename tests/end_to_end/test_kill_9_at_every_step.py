@@ -65,7 +65,7 @@ def _killed_worker(project: Project, step: str) -> str:
     """Run a worker until it dies at the step; return what it said."""
     mark = project.root / "died"
     worker = subprocess.Popen(
-        [sys.executable, kill_at.__file__, step, str(mark), "worker", "--topics", "parent", "--burst"],
+        [sys.executable, kill_at.__file__, step, "1", str(mark), "worker", "--topics", "parent", "--burst"],
         cwd=project.root,
         env=project.environ,
         stderr=subprocess.PIPE,

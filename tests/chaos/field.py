@@ -1,0 +1,275 @@
+"""The field: a project, a server and workers, all of them real processes, and the ledger of what happens to them."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import shutil
+import signal
+import time
+import venv
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self, TypeVar
+
+from end_to_end.project import Project
+from servers import Server, Wire
+
+from chaos.book import Book
+from chaos.ledger import Ledger
+from chaos.network import Network
+from chaos.worker import Worker, processes_in
+from sjq.client import Client
+from sjq.config import load
+from sjq.errors import Error
+from sjq.jobs import Message, new_message
+from sjq.records import KINDS
+
+T = TypeVar("T")
+
+LEASE_S = 1.5
+QUIET_S = 30.0
+"""How long nothing may end before what is open counts as stuck."""
+BATCH = 20
+CHILDREN = 2
+SLOTS = {"split": 2, "piece": 3}
+_OF_AN_ATTEMPT = re.compile(rf".*-({'|'.join(map(re.escape, KINDS))})\.[a-z2-7]{{16}}(\.part)?")
+
+
+class Missed(Exception):
+    """Something that had to happen did not."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How much of a row is done. A run that is resumed has the same."""
+
+    row: str
+    seed: int
+    faults: int
+    jobs: int
+    fsync: str = "everysec"
+
+
+class Field:
+    """Where a row is run. What it does in a loop, it calls `tend` in, so that work waits and the ledger is kept."""
+
+    def __init__(self, folder: Path, plan: Plan) -> None:
+        self.folder, self.plan = folder, plan
+        self.ledger = Ledger(folder / "ledger.jsonl")
+        self.book = Book()
+        for pid in processes_in(folder):  # of a run that was broken off
+            os.kill(pid, signal.SIGKILL)
+        (folder / "server").mkdir(parents=True, exist_ok=True)
+        durable = ("--appendonly", "yes", "--appendfsync", plan.fsync, "--aof-use-rdb-preamble", "no")
+        self.server = Server("valkey", *durable, folder=folder / "server")
+        self.workers: list[Worker] = []
+        self._networks: list[Network] = []
+        self.level = 0
+        """How many jobs of the driver's are to wait at any time."""
+        self._unsure: list[Message] = []
+        self._created = 0
+        self._tended = 0.0
+
+    def __enter__(self) -> Self:
+        self.server.start()
+        topics = {topic: {"script": "work.py", "concurrency": slots} for topic, slots in SLOTS.items()}
+        self.project = Project(
+            self.folder / "project",
+            redis=self.server.url,
+            events={"length": None},
+            defaults={"losses": 1000},
+            worker={"lease": LEASE_S},
+            topics=topics,
+        )
+        shutil.copytree(Path(__file__).with_name("topics"), self.project.root / "topics", dirs_exist_ok=True)
+        if not (self.project.root / ".venv").exists():  # a bare one starts in a fifth of the time of many others
+            venv.create(self.project.root / ".venv", symlinks=True)
+        self.client = Client(config=load(self.project.root, {}))
+        self.read()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self.workers:
+            worker.kill()
+        for network in self._networks:
+            network.close()
+        self.client.close()
+        self.server.end(signal.SIGKILL)
+
+    # What a row is made of.
+
+    def random(self, number: object) -> random.Random:
+        """Return the dice of one fault: the same at each run with the same seed."""
+        return random.Random(f"{self.plan.seed} {self.plan.row} {number}")
+
+    def faults(self) -> Iterator[int]:
+        """Yield the numbers of the faults that are still to happen, with work waiting all the while."""
+        self.level = 2 * BATCH
+        yield from range(self.book.faults.total(), self.plan.faults)
+        self.level = 0
+
+    def fault(self, kind: str, **fields: object) -> None:
+        """Note that a fault is over; what comes of it is measured from now on."""
+        self.ledger.note("fault", kind=kind, **fields)
+        self.read()
+
+    def worker(self, *arguments: str, step: str | None = None, time: int = 1, **environ: str) -> Worker:
+        """Start a worker; it is not waited for. `step` and `time` have it die, `environ` is the worker's."""
+        environ = {**self.project.environ, "CHAOS_LEDGER": str(self.ledger.path), **environ}
+        worker = Worker(self.project, arguments, environ, step=step, time=time)
+        self.workers.append(worker)
+        return worker
+
+    def network(self) -> Network:
+        """Return a network of its own between a worker and the server."""
+        network = Network(self.server.port)
+        self._networks.append(network)
+        return network
+
+    def until(self, condition: Callable[[], T | None], seconds: float, what: str) -> T:
+        """Tend until the condition holds, and return what it returns; raise Missed when it never does."""
+        deadline = time.monotonic() + seconds
+        while not (result := condition()):
+            if time.monotonic() > deadline:
+                raise Missed(f"{what} did not happen within {seconds:g} s")
+            self.tend()
+        return result
+
+    def rest(self, seconds: float) -> None:
+        """Tend for a while: when a fault happens is a matter of chance."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            self.tend()
+
+    def rest_blind(self, seconds: float) -> None:
+        """Wait while the server does not answer, and whoever asks it would wait too."""
+        time.sleep(seconds)
+
+    def until_back(self, seconds: float = 30.0) -> None:
+        """Tend until something was taken after the last fault."""
+        self.until(lambda: self.book.since_fault is None, seconds, "a take after the fault")
+
+    def holder(self) -> Worker | None:
+        """Return the worker that has the topic of the driver's jobs."""
+        for holder in self.client.broker.holders(["split"]):
+            for worker in self.workers:
+                if f"-{worker.pid}-" in holder.worker:
+                    return worker
+        return None
+
+    # Keeping it.
+
+    def tend(self) -> None:
+        """Keep work waiting, and the ledger up to date; takes a little time."""
+        time.sleep(0.01)
+        if time.monotonic() < self._tended + 0.1:
+            return
+        with suppress(Error):  # a server that is down is among the faults
+            self.collect()
+            self.read()
+            while len(self.book.open) < self.level:
+                self.create(BATCH)
+        self.read()
+        self._tended = time.monotonic()
+        for worker in self.workers:
+            if worker.ended_by_itself():
+                raise Missed(f"{worker} went on; it ended with {worker.code}:\n{worker.log[-2000:]}")
+
+    def read(self) -> None:
+        """Enter into the book what is new in the ledger."""
+        self.book.add(self.ledger.news())
+
+    def create(self, count: int, topic: str = "split", milliseconds: int | None = None) -> list[str]:
+        """Create jobs; raise Error when it is not known whether they were, and create the same ones the next time."""
+        if not self._unsure:
+            children = CHILDREN if topic == "split" else 0
+            dice = self.random(f"jobs {self._created} {len(self.book.jobs)}")
+            lengths = [dice.randint(0, 60) if milliseconds is None else milliseconds for _ in range(count)]
+            self._unsure = [new_message(topic, [length, children]) for length in lengths]
+            self.ledger.note("create", ids=_ids(self._unsure), children=children, end="succeeded")
+        self.client.broker.create(self._unsure)
+        created, self._unsure = _ids(self._unsure), []
+        self._created += len(created)
+        self.ledger.note("created", ids=created)
+        self.read()
+        return created
+
+    def collect(self) -> None:
+        """Note the events that are new."""
+        while events := self.client.events(self.book.position, limit=1000):
+            for event in events:
+                at = int(event.id.partition("-")[0]) / 1000
+                told = {**event.details, "event": event.event, "id": event.job_id, "topic": event.topic}
+                self.ledger.note("event", position=event.id, at=at, **told)
+            self.read()
+
+    # Ending.
+
+    def drain(self) -> None:
+        """Create what is left of the plan, and wait until every job has ended, as long as any do."""
+        self.level = 0
+        while (missing := self.plan.jobs - len(self.book.jobs)) > 0:
+            self.create(min(500, 1 + missing // (1 + CHILDREN)))
+        quiet_since, left = time.monotonic(), len(self.book.open)
+        while self.book.open and time.monotonic() < quiet_since + QUIET_S:
+            self.tend()
+            if len(self.book.open) != left:
+                quiet_since, left = time.monotonic(), len(self.book.open)
+
+    def close(self) -> None:
+        """End the workers, and note what is left of everything."""
+        running = [worker for worker in self.workers if worker.lives()]
+        for worker in running:
+            if not worker.end():
+                self.complain(f"{worker} did not end well: {worker.code}")
+        for worker in self.workers:
+            if "Traceback" in worker.log:
+                self.complain(f"{worker} logged a traceback: {worker.log.partition('Traceback')[2][-1000:]}")
+        if self.plan.fsync == "everysec":
+            # What a server forgot when it died is not in its stream any more.
+            self.ledger.note("reread")
+            self.read()
+        self.collect()
+        self._note_records()
+        for job_id in sorted(self.book.open):
+            job = self.client.broker.get(job_id)
+            self.ledger.note("left", id=job_id, state=job and str(job.state))
+        for leak in self._leaks():
+            self.complain(leak)
+        self.read()
+
+    def complain(self, what: str) -> None:
+        self.ledger.note("complaint", what=what)
+
+    def _note_records(self) -> None:
+        for job_id, job in self.book.jobs.items():
+            if job.ends and (found := self.client.records.metadata(job_id)):
+                output = re.search(rb'"attempt": (\d+)', self.client.records.read(job_id, "output.json") or b"")
+                self.ledger.note(
+                    "record",
+                    id=job_id,
+                    state=found["state"],
+                    attempt=found["attempt"],
+                    output=int(output[1]) if output else None,
+                )
+
+    def _leaks(self) -> Iterator[str]:
+        """Yield what a run leaves behind that sjq would not."""
+        wire = Wire(self.server.client(), "")
+        yield from wire.leaks()
+        for name in wire.client.scan_iter("job_state:*", count=5000):
+            if wire.client.ttl(name) == -1 and wire.client.hget(name, "state") == b"succeeded":
+                yield f"{name!r} was published, and does not expire"
+        for name in sorted(self.project.names()):
+            if _OF_AN_ATTEMPT.fullmatch(name):
+                yield f"job_data/{name} is left of an attempt"
+        yield from (f"{path.name} is left of a worker" for path in self.project.root.glob(".sjq/workers/*.lock"))
+        yield from (f"process {pid} is left: {name}" for pid, name in processes_in(self.project.root).items())
+
+
+def _ids(messages: list[Message]) -> list[str]:
+    return [message.job_id for message in messages]
