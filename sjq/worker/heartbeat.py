@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Collection, Mapping
 
 from sjq import clock
-from sjq.brokers.base import Broker
+from sjq.brokers.base import Broker, Pulse
 from sjq.errors import BrokerDown, Error
 from sjq.worker.in_flight import InFlight
 
@@ -129,20 +129,11 @@ class Heartbeat:
 
     def _beat(self) -> None:
         """Beat once. After an outage this comes first: before it, nobody else of this worker is let through."""
-        with self._changed:
-            if self._is_late():
-                self._connected_since = None
-                self._was_away = True
-            expired = self._connected_since is None
-        pulse = self._broker.heartbeat(
-            self._worker,
-            self._facts(),
-            lease_s=self._lease_s,
-            topics=self._topics(),
-            leases=self._in_flight.leases(),
-            expired=expired,
-        )
-        self._last_beat = (clock.monotonic(), clock.now())
+        sent, expired, pulse = self._ask()
+        if not expired and self._is_late():
+            # The answer was so long on its way that it is of no use: on its arrival ours may have expired already.
+            sent, _, pulse = self._ask()
+        self._last_beat = sent
         if pulse.lost_leases:
             self._in_flight.lose(pulse.lost_leases)
         if pulse.cancelled:
@@ -156,14 +147,33 @@ class Heartbeat:
                 if self._thread.is_alive():
                     _log.warning("the broker answers again", extra={"event": "connected"})
 
-    def _is_late(self) -> bool:
-        """Tell whether so long has passed since the last beat that our locks and leases may have expired.
+    def _ask(self) -> tuple[tuple[float, float], bool, Pulse]:
+        """Return when a beat was sent, whether our locks may have expired by then, and its answer."""
+        with self._changed:
+            if self._is_late():
+                self._connected_since = None
+                self._was_away = True
+            expired = self._connected_since is None
+        sent = (clock.monotonic(), clock.now())
+        pulse = self._broker.heartbeat(
+            self._worker,
+            self._facts(),
+            lease_s=self._lease_s,
+            topics=self._topics(),
+            leases=self._in_flight.leases(),
+            expired=expired,
+        )
+        return sent, expired, pulse
 
-        Not the broker alone may have been away: a worker can be stopped, or sleep with the whole machine, for which one
-        of the clocks stands still.
+    def _is_late(self) -> bool:
+        """Tell whether so long has passed since the last beat that locks and leases may have expired.
+
+        Those of others too: whoever had renewed his a third of a lease before the break has none after two thirds. Not
+        the broker alone may have been away, or slow: a worker can be stopped, or sleep with the whole machine, for
+        which one of the clocks stands still.
         """
         monotonic, wall = self._last_beat
-        return max(clock.monotonic() - monotonic, clock.now() - wall) >= self._lease_s
+        return max(clock.monotonic() - monotonic, clock.now() - wall) >= self._lease_s * 2 / 3
 
     def _lost(self, why: str) -> None:
         if self._connected_since is not None:

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from servers import Server, until
+
+from sjq.brokers import open_broker
+from sjq.config import Config
+from sjq.executors.local import LocalExecutor
+from sjq.worker.heartbeat import Heartbeat
+from sjq.worker.in_flight import InFlight
+
+LEASE_S = 1.5
+ME = "here-boot-1-1-abcdef"
+
+
+class Lost:
+    """What the heartbeat says it lost."""
+
+    def __init__(self) -> None:
+        self.locks: list[str] = []
+
+
+@pytest.fixture
+def lost() -> Lost:
+    return Lost()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server("valkey") as server:
+        yield server
+        server.thaw()
+
+
+@pytest.fixture
+def heartbeat(server: Server, lost: Lost, tmp_path: Path) -> Iterator[Heartbeat]:
+    """The heartbeat of a worker that holds a topic."""
+    broker = open_broker(Config(root=tmp_path, job_data=tmp_path / "job_data", broker=server.url))
+    executor = LocalExecutor(tmp_path, lock=0)
+    heartbeat = Heartbeat(
+        broker,
+        ME,
+        lease_s=LEASE_S,
+        facts=lambda: {"host": "here"},
+        topics=lambda: ["t"],
+        in_flight=InFlight(executor),
+        on_lost_locks=lost.locks.extend,
+    )
+    broker.lock(["t"], ME, LEASE_S)
+    heartbeat.start()
+    yield heartbeat
+    heartbeat.close(5)
+    broker.close()
+
+
+@pytest.mark.parametrize("leases", [0.7, 2])
+def test_a_server_that_answers_late_was_away(heartbeat: Heartbeat, server: Server, lost: Lost, leases: float) -> None:
+    """Nobody could renew meanwhile: those who seem to be dead have one lease from now on, and what we had is ours."""
+    until(lambda: heartbeat.connected_for_s() > LEASE_S, 10, "a lease without a break")
+    server.freeze()
+    heartbeat.beat_now()
+    thaw_at = time.monotonic() + LEASE_S * leases
+    until(lambda: time.monotonic() > thaw_at, 10, "the end of the outage")
+    server.thaw()
+    until(lambda: heartbeat.connected_for_s() > 0, 10, "an answer")
+    assert heartbeat.connected_for_s() <= time.monotonic() - thaw_at
+    assert not heartbeat.may_take_expired_locks()
+    assert lost.locks == []
+    assert server.client().get("lock:t") == ME.encode()
