@@ -71,7 +71,6 @@ class Field:
         self.level = 0
         """How many jobs of the driver's are to wait at any time."""
         self._unsure: list[Message] = []
-        self._created = 0
         self._tended = 0.0
 
     def __enter__(self) -> Self:
@@ -145,10 +144,6 @@ class Field:
         while time.monotonic() < deadline:
             self.tend()
 
-    def rest_blind(self, seconds: float) -> None:
-        """Wait while the server does not answer, and whoever asks it would wait too."""
-        time.sleep(seconds)
-
     def until_back(self, seconds: float = 30.0) -> None:
         """Tend until something was taken after the last fault."""
         self.until(lambda: self.book.since_fault is None, seconds, "a take after the fault")
@@ -184,18 +179,22 @@ class Field:
         self.book.add(self.ledger.news())
 
     def create(self, count: int, topic: str = "split", milliseconds: int | None = None) -> list[str]:
-        """Create jobs; raise Error when it is not known whether they were, and create the same ones the next time."""
-        if not self._unsure:
-            children = CHILDREN if topic == "split" else 0
-            dice = self.random(f"jobs {self._created} {len(self.book.jobs)}")
-            lengths = [dice.randint(0, 60) if milliseconds is None else milliseconds for _ in range(count)]
-            self._unsure = [new_message(topic, [length, children]) for length in lengths]
-            self.ledger.note("create", ids=_ids(self._unsure), children=children, end="succeeded")
-        self.client.broker.create(self._unsure)
+        """Create jobs, and return their ids; raise Error when it is not known whether they were created."""
+        self._create_again()
+        children = CHILDREN if topic == "split" else 0
+        dice = self.random(f"jobs {len(self.book.jobs)}")
+        lengths = [dice.randint(0, 60) if milliseconds is None else milliseconds for _ in range(count)]
+        self._unsure = [new_message(topic, [length, children]) for length in lengths]
+        self.ledger.note("create", ids=_ids(self._unsure), children=children, end="succeeded")
+        return self._create_again()
+
+    def _create_again(self) -> list[str]:
+        """Create those of which that is not known, if there are any: this may be repeated without harm."""
+        if self._unsure:
+            self.client.broker.create(self._unsure)
+            self.ledger.note("created", ids=_ids(self._unsure))
+            self.read()
         created, self._unsure = _ids(self._unsure), []
-        self._created += len(created)
-        self.ledger.note("created", ids=created)
-        self.read()
         return created
 
     def collect(self) -> None:

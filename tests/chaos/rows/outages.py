@@ -6,10 +6,14 @@ import signal
 import time
 from functools import partial
 
-from chaos.field import LEASE_S, Field
+from chaos.field import Field
 from chaos.rows.row import Row, Size
 
+LEASE_S = 3.0
+"""Twice that of other rows: workers look for a server that is away every second, and all must be back within a lease."""
 OUTAGE_S = 3 * LEASE_S
+LEAD_S = 1.2
+"""How much earlier than the others the bystander sees the server again: not so early that it may judge them."""
 
 
 def restart(field: Field) -> None:
@@ -31,9 +35,11 @@ def restart(field: Field) -> None:
 
 def outage(field: Field) -> None:
     """Have jobs run on several workers, some of which end while the server is away; a bystander waits for topics."""
-    field.project.configure(topics={topic: {"script": "work.py", "concurrency": 2} for topic in ("a", "b", "c")})
+    topics = {topic: {"script": "work.py", "concurrency": 2} for topic in ("a", "b", "c")}
+    field.project.configure(topics=topics, worker={"lease": LEASE_S})
+    network = field.network()
     for topic in ("a", "b", "c"):
-        field.worker("--topics", topic)
+        field.worker("--topics", topic, SJQ_BROKER=network.url)
         field.until(field.workers[-1].serves, 30, "the start of a worker")
     field.worker()
     field.until(field.workers[-1].serves, 30, "the start of the bystander")
@@ -48,9 +54,12 @@ def outage(field: Field) -> None:
         field.until(partial(_all_started, field, jobs), 30, "the start of all")
         down = time.time()
         frozen = number % 2
+        network.spoil("cut")
         field.server.freeze() if frozen else field.server.end(signal.SIGTERM)
-        field.rest_blind(OUTAGE_S)
+        time.sleep(OUTAGE_S)  # whoever asked the server now would wait too
         field.server.thaw() if frozen else field.server.start()
+        field.rest(LEAD_S)
+        network.mend()
         field.fault("outage", down=down)
         field.until(partial(field.book.open.isdisjoint, jobs), 60, "the end of what ran")
     field.drain()

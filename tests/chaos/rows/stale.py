@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import time
+from random import Random
 
-from chaos.field import LEASE_S, Field
+from chaos.field import LEASE_S, SLOTS, Field
 from chaos.rows.row import Row, Size
 from chaos.worker import Worker
 
+AWAY_S = (1.6 * LEASE_S, 2.6 * LEASE_S)
 
-def _at_work(field: Field) -> Worker:
-    """Return the worker that has the topic of the driver's jobs, as soon as it takes some after the last fault."""
+
+def _at_work(field: Field, dice: Random) -> Worker:
+    """Return the worker that has the topic of the driver's jobs, as soon as it runs some that take a while.
+
+    They end while it is away, and its successor still runs them when it comes back.
+    """
     field.until_back()
+    jobs = field.create(SLOTS["split"], milliseconds=dice.randint(1500, 2300))
+    field.until(lambda: all(field.book.jobs[job_id].starts for job_id in jobs), 60, "the start of longer jobs")
+    field.rest(dice.uniform(0, 0.3))
     return field.until(field.holder, 30, "a worker's hold of the topic")
 
 
@@ -21,11 +30,10 @@ def stop(field: Field) -> None:
     field.worker()
     for number in field.faults():
         dice = field.random(number)
-        worker = _at_work(field)
-        field.rest(dice.uniform(0.2, 1.0))
+        worker = _at_work(field, dice)
         down = time.time()
         worker.stop()
-        field.rest(LEASE_S * dice.uniform(1.2, 3.0))
+        field.rest(dice.uniform(*AWAY_S))
         worker.go_on()
         field.fault("stop", down=down)
     field.drain()
@@ -39,12 +47,11 @@ def partition(field: Field) -> None:
         networks[field.worker(SJQ_BROKER=network.url)] = network
     for number in field.faults():
         dice = field.random(number)
-        network = networks[_at_work(field)]
-        field.rest(dice.uniform(0.2, 1.0))
+        network = networks[_at_work(field, dice)]
         down = time.time()
         kind = network.KINDS[(number + field.plan.seed) % len(network.KINDS)]
         network.spoil(kind)
-        field.rest(LEASE_S * dice.uniform(1.2, 2.5))
+        field.rest(dice.uniform(*AWAY_S))
         network.mend()
         field.fault(kind, down=down)
     field.drain()

@@ -10,7 +10,7 @@ open("running", "w").close()
 with open(sys.argv[2]) as file:
     milliseconds, children = map(int, file.read().strip("[]\n").split(","))
 time.sleep(milliseconds / 1000)
-following = ", ".join(f'{{"topic": "piece", "data": [{milliseconds}, 0]}}' for _ in range(children))
+following = ", ".join(f'{{"topic": "piece", "data": [{milliseconds // 10}, 0]}}' for _ in range(children))
 with open(sys.argv[4], "w") as file:
     file.write(f'{{"data": {{"attempt": {ATTEMPT}}}, "next": [{following}]}}')
 note("finish")
