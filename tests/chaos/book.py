@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from chaos.ledger import Note
 
 ENDS = ("succeeded", "failed", "lost", "timedout", "cancelled", "rejected")
 """The events that end a job; `lost` is the end of one that was lost with its workers too often."""
+LOST = "lost (lost)"
 SHOWN = 5
 
 
@@ -20,11 +22,12 @@ class Job:
     acknowledged: float | None = None
     children: int = 0
     meant: str = "succeeded"
-    starts: list[int] = field(default_factory=list)
-    finishes: set[int] = field(default_factory=set)
-    born: list[str] = field(default_factory=list)
+    starts: tuple[int, ...] = ()
+    finishes: tuple[int, ...] = ()
+    born: tuple[str, ...] = ()
     """The jobs that name it as their parent."""
-    ends: list[tuple[str, int]] = field(default_factory=list)
+    ends: tuple[tuple[str, int], ...] = ()
+    """What it ended as, and with which attempt."""
     known: bool = False
     """Whether the event stream tells of it."""
     fence: str | None = None
@@ -35,7 +38,7 @@ class Job:
     left: str | None = None
 
     def forget_events(self) -> None:
-        self.born, self.ends, self.known, self.fence, self.late = [], [], False, None, 0
+        self.born, self.ends, self.known, self.fence, self.late = (), (), False, None, 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +87,9 @@ class Book:
         """Up to where the event stream was read."""
         self.since_fault: float | None = None
         """When the last fault ended, as long as nothing was taken since."""
-        self._bounds: dict[str, float] = {}
+        self._most: dict[str, float] = {}
+        self._least: dict[str, float] = {}
+        self._forgiven_s = 0.0
         self._back_s = 0.0
         self._recovered = 0
         self._downs: list[tuple[float, float]] = []
@@ -100,7 +105,10 @@ class Book:
         return self.jobs.setdefault(job_id, Job())
 
     def _run(self, note: Note) -> None:
-        self._bounds = note["bounds"]
+        plan, bounds = note["plan"], note["bounds"]
+        self._most = bounds.get("most", {})
+        self._least = {"faults": plan["faults"], "jobs": plan["jobs"], **bounds.get("least", {})}
+        self._forgiven_s = bounds.get("forgiven_s", 0.0)
 
     def _create(self, note: Note) -> None:
         for job_id in note["ids"]:
@@ -115,10 +123,10 @@ class Book:
                 self.open.add(job_id)
 
     def _start(self, note: Note) -> None:
-        self.job(note["id"]).starts.append(note["attempt"])
+        self.job(note["id"]).starts += (note["attempt"],)
 
     def _finish(self, note: Note) -> None:
-        self.job(note["id"]).finishes.add(note["attempt"])
+        self.job(note["id"]).finishes += (note["attempt"],)
 
     def _fault(self, note: Note) -> None:
         self.faults[note["kind"]] += 1
@@ -141,7 +149,7 @@ class Book:
         job.known = True
         if event == "created":
             if "parent" in note:
-                self.job(note["parent"]).born.append(job_id)
+                self.job(note["parent"]).born += (job_id,)
             if not job.ends:
                 self.open.add(job_id)
         elif event == "taken":
@@ -154,7 +162,8 @@ class Book:
             job.late += note["fence"] != job.fence
             job.fence = None
         if event in ENDS:
-            job.ends.append((event, int(note.get("attempt", 0))))
+            end = f"{event} ({note['reason']})" if "reason" in note else str(event)
+            job.ends += ((end, int(note.get("attempt", 0))),)
             self.open.discard(job_id)
 
     def _reread(self, _: Note) -> None:
@@ -205,7 +214,7 @@ class Book:
 
     def _may_be_gone(self, job: Job) -> bool:
         """Tell whether a job may be lost, since its server may lose what it was told just before it died."""
-        at, seconds = job.acknowledged, self._bounds.get("forgiven_s", 0.0)
+        at, seconds = job.acknowledged, self._forgiven_s
         return (
             at is not None
             and not job.known
@@ -214,13 +223,14 @@ class Book:
         )
 
     def _broken_bounds(self, repeats: int) -> Iterator[str]:
-        most, longest_s = self._bounds.get("repeats"), self._bounds.get("back_s")
-        if most is not None and repeats > most:
-            yield f"{repeats} repeats; {most} are the most"
-        if longest_s is not None and self._back_s > longest_s:
-            yield f"back in work after {self._back_s:.1f} s; {longest_s:g} s are the most"
-        if self._bounds.get("faults", 0) > self.faults.total():
-            yield f"{self.faults.total()} faults happened; {self._bounds['faults']} were meant to"
+        figures = {"repeats": repeats, "back_s": self._back_s, "jobs": len(self.jobs), "faults": self.faults.total()}
+        figures.update(self._measures)
+        for name, most in self._most.items():
+            if figures.get(name, math.inf) > most:
+                yield f"{name}: {figures.get(name, 'nothing')}; {most:g} is the most"
+        for name, least in self._least.items():
+            if figures.get(name, -math.inf) < least:
+                yield f"{name}: {figures.get(name, 'nothing')}; {least:g} is the least"
 
 
 def _due(job: Job) -> int:
@@ -235,7 +245,7 @@ def _wrong(job: Job) -> Iterator[str]:
     if not job.ends:
         return
     end, attempt = job.ends[-1]
-    if end not in (job.meant, "lost"):
+    if end not in (job.meant, LOST):
         yield f"{end}; it was meant to be {job.meant}"
     if end != "succeeded":
         return

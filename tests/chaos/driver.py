@@ -42,8 +42,7 @@ def perform(plan: Plan, folder: Path) -> Verdict:
     """Do what is left of a plan, and judge it by its ledger alone."""
     row, path = ROWS[plan.row], folder / "ledger.jsonl"
     if not path.exists():
-        bounds = {"faults": plan.faults, **row.bounds(plan)}
-        Ledger(path).note("run", plan=asdict(plan), bounds=bounds)
+        Ledger(path).note("run", plan=asdict(plan), bounds=row.bounds(plan))
     with Field(folder, plan) as field:
         try:
             row.run(field)

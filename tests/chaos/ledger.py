@@ -3,7 +3,8 @@
 Every line has a `note`, which says what it is, and `at`, seconds since the epoch:
 
     run       plan, bounds                       what was meant to be done; the first line
-    create    ids, children, end                 these are about to be created, and what each should come to
+    create    ids, children, end                 these are about to be created, and what each should come to, such as
+                                                 `succeeded` or `failed (message)`
     created   ids                                ... and the broker has said that it has them
     start     id, attempt, topic, pid            by the handler itself
     finish    id, attempt, topic, pid            the same, when its output is written
@@ -12,7 +13,7 @@ Every line has a `note`, which says what it is, and `at`, seconds since the epoc
     reread                                       the events before this line count no more: they follow once again
     record    id, state, attempt, output         what stands in `job_data/`; `output` is the attempt that wrote it
     left      id, state                          what the broker knows of a job that has no end, None for nothing
-    measure   what, value                        a figure
+    measure   what, value                        a figure of the row's own
     complaint what                               what must not be
 """
 

@@ -25,8 +25,8 @@ def event(what: str, job_id: str, /, **fields: Any) -> Note:
 _positions = count(1)
 
 
-def run(**bounds: float) -> Notes:
-    return [note("run", plan={}, bounds=bounds)]
+def run(faults: int = 0, **bounds: Any) -> Notes:
+    return [note("run", plan={"faults": faults, "jobs": 0}, bounds=bounds)]
 
 
 def created(job_id: str, children: int = 0) -> Notes:
@@ -73,7 +73,7 @@ WHOLE = [*created("p", 2), *taken("p"), *ended("p"), *born("a", "p"), *born("b",
 
 
 def test_a_run_in_which_all_went_well_is_clean() -> None:
-    verdict = judged(run(repeats=0, back_s=1, faults=0), WHOLE)
+    verdict = judged(run(most={"repeats": 0, "back_s": 1}), WHOLE)
     assert verdict.clean
     assert (verdict.jobs, verdict.repeats) == (3, 0)
     assert verdict.described().startswith("clean: 3 jobs")
@@ -86,7 +86,7 @@ def test_a_job_that_was_lost_with_its_worker_and_then_succeeded_is_a_repeat_and_
 
 
 def test_failed_as_lost_is_an_end() -> None:
-    assert judged(created("p", 2), taken("p"), [event("lost", "p", fence="w.1")]).clean
+    assert judged(created("p", 2), taken("p"), [event("lost", "p", fence="w.1", reason="lost")]).clean
 
 
 def test_a_job_that_nobody_confirmed_and_nobody_has_is_not_lost() -> None:
@@ -117,10 +117,12 @@ LATE = [*created("p"), *taken("p"), *lost_with_worker("p"), *taken("p", 2)]
         ("wrong ends", [*LATE, *ended("p", 2), recorded("p", 1)]),
         ("wrong ends", [*LATE, *ended("p", 2), recorded("p", 2, output=1)]),
         ("complaints", [note("complaint", what="a process is left")]),
-        ("complaints", [*run(repeats=0), *LATE, *ended("p", 2)]),
+        ("complaints", [*run(most={"repeats": 0}), *LATE, *ended("p", 2)]),
         ("complaints", run(faults=1)),
-        ("complaints", [*run(back_s=5), note("fault", kind="kill", at=90.0), *WHOLE]),
-        ("complaints", [*run(back_s=5), note("fault", kind="kill", at=90.0), note("fault", kind="kill")]),
+        ("complaints", run(least={"kept": 0.9})),
+        ("complaints", [*run(least={"kept": 0.9}), note("measure", what="kept", value=0.8)]),
+        ("complaints", [*run(most={"back_s": 5}), note("fault", kind="kill", at=90.0), *WHOLE]),
+        ("complaints", [*run(most={"back_s": 5}), note("fault", kind="kill", at=90.0), note("fault", kind="kill")]),
     ],
 )
 def test_each_fault_is_found(kind: str, ledger: Notes) -> None:
@@ -130,9 +132,18 @@ def test_each_fault_is_found(kind: str, ledger: Notes) -> None:
     assert verdict.described().startswith("NOT CLEAN")
 
 
+def test_a_job_may_be_meant_to_fail_for_a_reason() -> None:
+    bad = [note("create", ids=["p"], children=0, end="failed (message)"), note("created", ids=["p"])]
+    failed = event("failed", "p", fence="w.1", attempt="1", reason="message")
+    taken_and_failed = [event("taken", "p", fence="w.1", attempt="1"), failed]
+    assert judged(bad, taken_and_failed).clean
+    assert "wrong ends" in found(judged(bad, [taken_and_failed[0], {**failed, "reason": "output"}]))
+    assert "wrong ends" in found(judged(bad, taken("p"), ended("p")))
+
+
 def test_work_that_goes_on_in_time_is_within_its_bound() -> None:
     fault = note("fault", kind="kill", at=97.0)
-    verdict = judged(run(back_s=5), [fault], WHOLE)
+    verdict = judged(run(most={"back_s": 5}), [fault], WHOLE)
     assert verdict.clean
     assert verdict.back_s == 3.0
 

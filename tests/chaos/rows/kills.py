@@ -53,5 +53,5 @@ KILL = Row(
     run=kill,
     ci=Size(100, 3_000),
     release=Size(1_000, 10_000),
-    bounds=lambda plan: {"repeats": plan.faults * sum(SLOTS.values()), "back_s": LEASE_S + 5},
+    bounds=lambda plan: {"most": {"repeats": plan.faults * sum(SLOTS.values()), "back_s": LEASE_S + 5}},
 )

@@ -10,7 +10,7 @@ from chaos.field import Field
 from chaos.rows.row import Row, Size
 
 LEASE_S = 3.0
-"""Twice that of other rows: workers look for a server that is away every second, and all must be back within a lease."""
+"""Twice that of other rows: workers look for a lost server every second, and all must be back within a lease."""
 OUTAGE_S = 3 * LEASE_S
 LEAD_S = 1.2
 """How much earlier than the others the bystander sees the server again: not so early that it may judge them."""
@@ -74,7 +74,7 @@ RESTART_ALWAYS = Row(
     run=restart,
     ci=Size(5, 300),
     release=Size(50, 3_000),
-    bounds=lambda _: {"repeats": 0, "back_s": 5},
+    bounds=lambda _: {"most": {"repeats": 0, "back_s": 5}},
     fsync="always",
 )
 RESTART_EVERYSEC = Row(
@@ -82,12 +82,12 @@ RESTART_EVERYSEC = Row(
     run=restart,
     ci=Size(5, 300),
     release=Size(50, 3_000),
-    bounds=lambda _: {"back_s": 5, "forgiven_s": 1},
+    bounds=lambda _: {"most": {"back_s": 5}, "forgiven_s": 1},
 )
 OUTAGE = Row(
     name="outage",
     run=outage,
     ci=Size(3, 0),
     release=Size(20, 0),
-    bounds=lambda _: {"repeats": 0},
+    bounds=lambda _: {"most": {"repeats": 0}},
 )

@@ -27,8 +27,8 @@ class Row:
     run: Callable[[Field], None]
     ci: Size
     release: Size
-    bounds: Callable[[Plan], Mapping[str, float]] = field(default=lambda _: {})
-    """What may be at most: `repeats`, `back_s`; and `forgiven_s`, see `Book`."""
+    bounds: Callable[[Plan], Mapping[str, object]] = field(default=lambda _: {})
+    """What figures may be at `most`, and must be at `least`; and `forgiven_s`: see `Book`."""
     fsync: str = "everysec"
     """How the server keeps what it is told."""
     seconds: int = 180
