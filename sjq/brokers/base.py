@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -81,6 +81,34 @@ class Counts:
     totals: Mapping[str, int] = field(default_factory=dict)
     """How often each event happened since the counters began; `succeeded` among them."""
     pause: Pause | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """Something in the broker that no step of sjq leaves so."""
+
+    code: str
+    """What is wrong, in one word."""
+    where: str
+    """The id or the key, as a terminal may show it."""
+    what: str
+    """What is wrong, in words that go on from `where`."""
+    repair: str | None
+    """What `mend` would do; None where that is for people to decide."""
+    job_id: str | None = None
+    place: str = ""
+    topic: str = ""
+    patient: bool = False
+    """Whether somebody may be about to put it right: then it is mended only if it is still there a lease later."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outdated:
+    """A job that may be forgotten: if it is in this state, since `before` or longer (in seconds since the epoch)."""
+
+    job_id: str
+    state: State
+    before: float
 
 
 class Broker(ABC):
@@ -257,6 +285,31 @@ class Broker(ABC):
     @abstractmethod
     def events(self, after: str = "0", limit: int = 1000) -> Sequence[JobEvent]:
         """Return events behind position `after`, oldest first."""
+
+    # Upkeep. These look at everything, in bounded steps, and may run while jobs come and go.
+
+    @abstractmethod
+    def check(self) -> Iterator[Fault]:
+        """Yield what is wrong, each seen at one instant. Of dead workers `suspects` and `holders` tell."""
+
+    @abstractmethod
+    def mend(self, fault: Fault, *, lease_s: float) -> bool:
+        """Mend a fault if it is still there, which is looked at in the same step; tell whether it was."""
+
+    @abstractmethod
+    def unconfirmed(self) -> Iterator[Job]:
+        """Yield the succeeded jobs of which nobody confirmed that their records are published."""
+
+    @abstractmethod
+    def ended(self, topic: str) -> Iterator[Job]:
+        """Yield the topic's jobs that ended badly, the last first; those that were yielded may be forgotten."""
+
+    @abstractmethod
+    def forget(self, jobs: Sequence[Outdated], *, look: bool = False) -> Sequence[str]:
+        """Forget jobs that are still as they are described; return the ids that the broker does not know (any more).
+
+        Their records may go. With `look` nothing is changed: the ids are those that it would not know.
+        """
 
     @abstractmethod
     def describe(self) -> str:

@@ -10,9 +10,10 @@ import msgspec
 from sjq.brokers.base import Holder, Pulse, Recovered, Wakeup
 from sjq.brokers.redis.connection import Server
 from sjq.brokers.redis.durability import await_disk
-from sjq.brokers.redis.inspection import Inspection, as_text, literal, number
+from sjq.brokers.redis.inspection import as_text, literal, number
 from sjq.brokers.redis.keys import STUB_SECONDS, Keys
 from sjq.brokers.redis.scripts import Argument
+from sjq.brokers.redis.upkeep import Upkeep
 from sjq.brokers.redis.wakeup import open_wakeup
 from sjq.errors import BrokerDown, CancelAsked, LeaseLost, MessageError
 from sjq.jobs import Due, Lease, Malformed, Message, decode_message, id_from_bytes, id_to_bytes
@@ -26,7 +27,7 @@ MOST_BYTES_OF_JOBS = 512 << 20
 """What one call may carry: a server takes no longer text, and of all that waits to be read, twice as much."""
 
 
-class RedisBroker(Inspection):
+class RedisBroker(Upkeep):
     """Jobs in a Redis or Valkey server."""
 
     def __init__(self, server: Server) -> None:

@@ -80,3 +80,14 @@ local function remember(id, how, reason)
     was[1] or '0', how, reason == '' and 'null' or '"' .. reason .. '"', was[2] or '', was[3] or '', was[4] or 'null', now_ms())
   redis.call('HSET', state, 'history', was[5] and was[5] .. ',' .. entry or entry)
 end
+
+local ENDED = {succeeded = true, failed = true, timedout = true, cancelled = true, rejected = true}
+
+-- An ended job is forgotten.
+local function let_go(id, state, topic)
+  must_note(topic)
+  must_be('list', key('failed', topic), key('rejected', topic))
+  redis.call('LREM', key(state == 'rejected' and 'rejected' or 'failed', topic), -1, id)
+  redis.call('DEL', key('job_state', id), key('job_data', id), key('job_attachment', id))
+  note('deleted', topic, id, 'state', state)
+end
