@@ -18,6 +18,7 @@ from typing import Any
 from sjq.errors import ConfigError, UsageError
 from sjq.jobs import check_topic
 from sjq.sizes import size
+from sjq.states import ENDED, State
 
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)?")
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -74,6 +75,8 @@ class TopicPolicy:
     """How many files each process of a job may have open; more are refused to it."""
     processes: int | None = None
     """How many processes a job may have at once."""
+    retention: Mapping[State, float] = field(default_factory=dict)
+    """After how many seconds a job that ended in a state is pruned; one in a state that is not named never is."""
     script: str | None = None
     """The handler's file in `topics/`; None is `<topic>.py`."""
     timeout: float | None = None
@@ -110,6 +113,8 @@ class Config:
     """What every key in Redis starts with."""
     events_length: int | None = 100_000
     """How many events the stream keeps, about; None is all of them."""
+    records_size: int | None = None
+    """Above how many bytes of `job_data/` the records of those that ended first are pruned; None is no limit."""
     defaults: TopicPolicy = field(default_factory=TopicPolicy)
     topics: Mapping[str, TopicPolicy] = field(default_factory=dict)
     worker: WorkerPolicy = field(default_factory=WorkerPolicy)
@@ -173,7 +178,7 @@ def _read(path: Path) -> Config:
     top = reader.table(content, "", _TOP)
     if "redis" in top and "broker" in top:
         raise ConfigError(f'{path.name} has both "redis" and "broker": keep the one that is meant')
-    defaults = TopicPolicy(**reader.table(top.get("defaults", {}), "defaults", _POLICY))
+    defaults = TopicPolicy(**_policy(top.get("defaults", {}), reader, "defaults", _POLICY))
     root = path.parent.absolute()
     return Config(
         root=root,
@@ -182,6 +187,7 @@ def _read(path: Path) -> Config:
         redis=_options_of(top, reader),
         prefix=top.get("prefix", ""),
         events_length=reader.table(top.get("events", {}), "events", _EVENTS).get("length", 100_000),
+        records_size=reader.table(top.get("records", {}), "records", _RECORDS).get("size"),
         defaults=defaults,
         topics=_topic_policies(top.get("topics", {}), reader, defaults),
         worker=WorkerPolicy(**reader.table(top.get("worker", {}), "worker", _WORKER)),
@@ -207,8 +213,16 @@ def _topic_policies(table: object, reader: _Reader, defaults: TopicPolicy) -> di
             check_topic(topic)
         except UsageError as error:
             raise ConfigError(f"{reader.file}: topics: {error}") from None
-        policies[topic] = replace(defaults, **reader.table(keys, f"topics.{topic}", checks))
+        policies[topic] = replace(defaults, **_policy(keys, reader, f"topics.{topic}", checks))
     return policies
+
+
+def _policy(table: object, reader: _Reader, path: str, checks: Mapping[str, _Check]) -> dict[str, Any]:
+    checked = reader.table(table, path, checks)
+    if "retention" in checked:
+        ages = reader.table(checked["retention"], f"{path}.retention", _RETENTION)
+        checked["retention"] = {State(state): age for state, age in ages.items()}
+    return checked
 
 
 def _url_of(top: Mapping[str, object], reader: _Reader) -> str | None:
@@ -376,14 +390,18 @@ _POLICY: Mapping[str, _Check] = {
     "open_files": _or_none(_at_least_one),
     "processes": _or_none(_at_least_one),
     "timeout": _or_none(_some_time),
+    "retention": _anything,
 }
+_RETENTION: Mapping[str, _Check] = dict.fromkeys(sorted(ENDED), duration)
 _WORKER: Mapping[str, _Check] = {"grace": duration, "lease": _some_time}
 _EVENTS: Mapping[str, _Check] = {"length": _or_none(_at_least_one)}
+_RECORDS: Mapping[str, _Check] = {"size": size}
 _TOP: Mapping[str, _Check] = {
     "broker": _typed(str),
     "defaults": _anything,
     "events": _anything,
     "prefix": _prefix,
+    "records": _anything,
     "redis": _url_or_options,
     "topics": _anything,
     "worker": _anything,

@@ -61,7 +61,7 @@ def file_name(job_id: str) -> str:
     return f"{escaped[:KEPT_OF_LONG_NAME]}~{digest}"
 
 
-def _id_of(name: str) -> str | None:
+def id_of(name: str) -> str | None:
     """Undo `file_name`, where that can be undone."""
     if "~" in name:
         return None
@@ -141,14 +141,14 @@ class Record:
     def seal(self, metadata: Mapping[str, object]) -> None:
         """Complete the attempt's files: after this, only names change."""
         self.folder.mkdir(parents=True, exist_ok=True)  # a handler may have removed it
-        _remove(self._half_written)
+        remove(self._half_written)
         for path in (self.output, self.stdout, self.stderr):
             with contextlib.suppress(FileNotFoundError):
                 found = path.lstat()
                 if not stat.S_ISREG(found.st_mode) or (path != self.output and found.st_size <= SHOWN_BYTES):
-                    _remove(path)
+                    remove(path)
         text = msgspec.json.format(msgspec.json.encode(metadata), indent=2)
-        _remove(self.own("metadata.json"))
+        remove(self.own("metadata.json"))
         self.own("metadata.json").write_bytes(text + b"\n")
 
     def publish(self) -> None:
@@ -165,8 +165,8 @@ class Record:
                 return
             for kind in _OF_ATTEMPT:
                 if not self.own(kind).exists():
-                    _remove(self.published(kind))
-            _remove(earlier)
+                    remove(self.published(kind))
+            remove(earlier)
         for kind in _OF_ATTEMPT:
             with contextlib.suppress(FileNotFoundError):
                 _put(self.own(kind), self.published(kind))
@@ -176,13 +176,13 @@ class Record:
 
         The numbers of attempts do not tell: they begin again for an id that was forgotten and pushed once more.
         """
-        theirs = _read_metadata(published) or {"attempts": []}
+        theirs = read_metadata(published) or {"attempts": []}
         return any(digest_of(str(earlier.get("fence"))) == self.digest for earlier in theirs["attempts"])
 
     def discard(self) -> None:
         """Remove what the attempt wrote."""
         for path in (*(self.own(kind) for kind in KINDS), self._half_written):
-            _remove(path)
+            remove(path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,12 +215,12 @@ class Records:
             # An earlier attempt's publishing was broken off, and our lease is the end of it: its record can no longer
             # be completed, and what it did publish would pass for ours.
             for kind in _OF_ATTEMPT:
-                _remove(record.published(kind))
+                remove(record.published(kind))
         self._write(record.input, lease.message.data, record.digest)
         if lease.message.attachment is not None:
             self._write(record.published("attachment.bin"), lease.message.attachment, record.digest)
         else:
-            _remove(record.published("attachment.bin"))  # of an earlier life of the id
+            remove(record.published("attachment.bin"))  # of an earlier life of the id
 
     def _write(self, path: Path, content: bytes, digest: str) -> None:
         beside = path.with_name(f"{path.name}.{digest}")
@@ -231,7 +231,7 @@ class Records:
 
     def metadata(self, job_id: str) -> dict[str, Any] | None:
         """Return a job's published metadata, or None when this host has none."""
-        return _read_metadata(self.folder / f"{file_name(job_id)}-metadata.json")
+        return read_metadata(self.folder / f"{file_name(job_id)}-metadata.json")
 
     def read(self, job_id: str, kind: str) -> bytes | None:
         """Return a published file of a job, or None when there is none."""
@@ -265,7 +265,7 @@ class Records:
 
     def by_name(self, name: str) -> dict[str, Any] | None:
         """Return the metadata that stands under a file name."""
-        return _read_metadata(self.folder / f"{name}-metadata.json")
+        return read_metadata(self.folder / f"{name}-metadata.json")
 
     def unpublished(self) -> Iterator[Unpublished]:
         """Yield every attempt that has files of its own, which none has once it is published."""
@@ -279,14 +279,14 @@ class Records:
         except FileNotFoundError:
             return
         for name, digest in sorted(attempts):
-            metadata = _read_metadata(self.folder / f"{name}-metadata.json.{digest}")
+            metadata = read_metadata(self.folder / f"{name}-metadata.json.{digest}")
             known = metadata or self.by_name(name)  # a long id cannot be told from its name
-            job_id = str(known["job_id"]) if known else _id_of(name)
+            job_id = str(known["job_id"]) if known else id_of(name)
             yield Unpublished(name, digest, job_id, sealed=metadata is not None)
 
     def is_sealed(self, attempt: Unpublished) -> bool:
         """Tell whether an attempt is sealed now; it may have been since it was listed."""
-        return _read_metadata(self.folder / f"{attempt.name}-metadata.json.{attempt.digest}") is not None
+        return read_metadata(self.folder / f"{attempt.name}-metadata.json.{attempt.digest}") is not None
 
     def publish(self, attempt: Unpublished) -> None:
         """Publish what a worker sealed, but did not live to publish."""
@@ -302,11 +302,11 @@ def _put(path: Path, final: Path) -> None:
     try:
         path.replace(final)
     except IsADirectoryError:
-        _remove(final)
+        remove(final)
         path.replace(final)
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
     """Remove what stands under a name, if anything does: a file, or what a handler made in its place."""
     try:
         path.unlink(missing_ok=True)
@@ -345,7 +345,8 @@ class _Metadata(msgspec.Struct):
     attempts: list[dict[str, Any]]
 
 
-def _read_metadata(path: Path) -> dict[str, Any] | None:
+def read_metadata(path: Path) -> dict[str, Any] | None:
+    """Return what a metadata file holds, or None when that is nobody's record."""
     try:
         text = read_plain(path, follow=True)
         msgspec.json.decode(text, type=_Metadata)

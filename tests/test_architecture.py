@@ -23,12 +23,14 @@ LAYERS: list[tuple[str, ...]] = [
     ("outcomes",),
     ("config", "identity"),
     ("topics", "records", "job_policy"),
+    ("job_data",),
     ("brokers.base", "executors", "executors.base"),
     ("brokers.redis.*", "executors.*"),
     ("brokers",),
     ("topic_status",),
-    ("client",),
+    ("client", "prune"),
     ("worker", "worker.*"),
+    ("fsck",),  # shares the repairs of workers
     ("cli", "cli.*"),
 ]
 """A module imports only what stands before it, or beside it in its own family. The most exact name counts."""
@@ -39,7 +41,7 @@ APART = {"handler", "keepers", "server_keeper"}
 FAMILIES = ("brokers.redis", "executors", "worker", "cli")
 """Modules of a family may import each other."""
 
-STRANGERS = {"brokers", "executors", "records"}
+STRANGERS = {"brokers", "executors", "job_data", "records"}
 """Three contracts; none knows another."""
 
 HIDDEN = {"brokers.redis": "brokers"}
@@ -52,6 +54,7 @@ ALLOWED = {
     ("", "jobs"): "for type checkers: the name is loaded lazily",
     ("", "states"): "for type checkers: the name is loaded lazily",
     ("brokers.redis.*", "brokers.base"): "the contract that it keeps",
+    ("job_data", "records"): "the folder as a whole, beside the files of one job",
 }
 
 ROOMS = {

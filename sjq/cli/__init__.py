@@ -27,7 +27,9 @@ COMMANDS = {
     "dev": ("dev", "Run a handler for one job here, in this terminal."),
     "delete": ("jobs", "Forget ended jobs."),
     "purge": ("jobs", "Forget all failed jobs of a topic."),
+    "prune": ("upkeep", "Remove old jobs and their records."),
     "unlock": ("worker", "Free topics that a worker holds."),
+    "fsck": ("upkeep", "Find and mend what crashes left."),
     "demo": ("demo", "Run the sample pipeline from end to end."),
 }
 """Each command's file and what it does, in the order of a job's life."""

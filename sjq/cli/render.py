@@ -88,6 +88,11 @@ def state(value: State) -> str:
     return click.style(value, fg=_COLOURS.get(value))
 
 
+def verdict(text: str, *, good: bool) -> str:
+    """Return a word in the colour of good or of bad news."""
+    return click.style(text, fg="green" if good else "yellow")
+
+
 def age(since: float | None) -> str:
     """Return how long ago something was, in its largest fitting unit."""
     if since is None:

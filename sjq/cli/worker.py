@@ -9,18 +9,8 @@ import sys
 import click
 
 from sjq.cli import render
-from sjq.config import duration
+from sjq.cli.values import Seconds
 from sjq.jobs import shown
-
-
-class _Seconds(click.ParamType[float]):
-    name = "duration"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        try:
-            return duration(value)
-        except ValueError as error:
-            self.fail(f"{value!r} is no duration: expected {error}", param, ctx)
 
 
 @click.command("worker", short_help="Run the jobs that wait.")
@@ -35,7 +25,7 @@ class _Seconds(click.ParamType[float]):
 @click.option("--concurrency", type=click.IntRange(1), metavar="N", help="Slots per topic, over the config.")
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="End after N attempts.")
 @click.option("--burst", is_flag=True, help="End when nothing waits or runs any more.")
-@click.option("--grace", type=_Seconds(), metavar="S", help="How long running jobs may go on after a signal to end.")
+@click.option("--grace", type=Seconds(), metavar="S", help="How long running jobs may go on after a signal to end.")
 def worker_command(
     first: tuple[str, ...],
     more: tuple[str, ...],

@@ -231,7 +231,8 @@ class Environments:
 
     def _build(self, script: Path, needs: Needs) -> _Answer:
         """Have uv make the environment that the script's block describes."""
-        self._remove_leftovers(needs.key)
+        for _ in self.leftovers(needs.key, remove=True):
+            pass
         place = self._folder / f"{needs.key}-{os.urandom(4).hex()}"
         local = local_sources(script, needs.block)
         # Taken before the build, so that what is edited during it counts as changed.
@@ -281,13 +282,15 @@ class Environments:
                 f"{self._name(script)}: uv cannot build its environment: {error}\n(`{shlex.join(again)}` says the same)"
             ) from error
 
-    def _remove_leftovers(self, mine: str) -> None:
-        """Remove what builders left that died half-way; `mine` is the key that the caller holds."""
-        for place in self._folder.glob("*-*"):
+    def leftovers(self, mine: str = "", *, remove: bool) -> Iterator[Path]:
+        """Yield what builders left that died half-way, and `remove` it; `mine` is the key that the caller holds."""
+        for place in sorted(self._folder.glob("*-*")):
             key = place.name.partition("-")[0]
             with suppress(BlockingIOError), nullcontext() if key == mine else self._alone(key, wait=False):
                 if not (place / _MARK).exists():
-                    shutil.rmtree(place, ignore_errors=True)
+                    if remove:
+                        shutil.rmtree(place, ignore_errors=True)
+                    yield place
 
 
 def _each(option: str, packages: Iterable[str]) -> Iterator[str]:

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from sjq import identity
 from sjq.jobs import LONGEST_ID_BYTES
+
+LOCK_FILE = "lock_file"
+"""The fact under which a worker tells where its lock file is."""
 
 _ENTRY = LONGEST_ID_BYTES + 1
 
@@ -81,6 +85,12 @@ def processes_gone(path: Path) -> bool:
         return True
     finally:
         os.close(descriptor)
+
+
+def is_gone(facts: Mapping[str, str]) -> bool:
+    """Tell whether a worker and everything that it ran are gone beyond doubt."""
+    lock_file = facts.get(LOCK_FILE, "")
+    return identity.is_dead(facts) and (not lock_file or processes_gone(Path(lock_file)))
 
 
 def _is(path: Path, descriptor: int) -> bool:

@@ -25,9 +25,10 @@ from sjq.worker.claims import Claims
 from sjq.worker.gate import Gate
 from sjq.worker.heartbeat import Heartbeat
 from sjq.worker.in_flight import InFlight
-from sjq.worker.lock_file import LockFile
+from sjq.worker.lock_file import LOCK_FILE, LockFile
 from sjq.worker.quota import Quota
-from sjq.worker.recovery import LOCK_FILE, Recovery
+from sjq.worker.recovery import Recovery
+from sjq.worker.retention import Retention
 from sjq.worker.slot import Slot
 
 BEAT_S = 0.2
@@ -70,6 +71,7 @@ class Worker:
         self._lease_s = config.worker.lease
         self._grace_s = config.worker.grace if options.grace is None else options.grace
         self._started = clock.rfc3339(clock.now())
+        self._retention = Retention(config, broker)
         self._claims = Claims(broker, self.id, self._lease_s)
         self._slots: list[Slot] = []
         self._unfit: Mapping[str, str] = {}
@@ -211,6 +213,7 @@ class Worker:
         self._recovery.recover([gate.topic for gate in self._claims.gates.values() if gate.locked])
         if self._heartbeat.may_take_expired_locks() and self._claims.lock_free(self._recovery) and self._wakeup:
             self._wakeup.poke()
+        self._retention.tend()
 
     # Working.
 
@@ -287,6 +290,7 @@ class Worker:
 
     def _end(self) -> None:
         """Take nothing more, give running jobs the grace, release the rest, and free the topics."""
+        self._retention.close()
         self._executor.stop_preparing()
         for slot in self._slots:
             slot.stop()

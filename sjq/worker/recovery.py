@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
-from sjq import identity
 from sjq.brokers.base import Broker, Holder
-from sjq.errors import BrokerDown, CancelAsked, Error, LeaseLost, WrongState
-from sjq.jobs import Lease, shown, worker_of
+from sjq.errors import BrokerDown, CancelAsked, Error, LeaseLost
+from sjq.jobs import Lease, shown
 from sjq.outcomes import cancelled, released
-from sjq.records import Records, Unpublished, digest_of
+from sjq.records import Records
 from sjq.states import State
 from sjq.topics import Topic
 from sjq.worker.in_flight import InFlight
-from sjq.worker.lock_file import abandoned, processes_gone
+from sjq.worker.lock_file import is_gone
+from sjq.worker.repairs import Repairs
 
 _log = logging.getLogger("sjq.worker")
 
@@ -26,9 +25,6 @@ _BECAME = {
     State.FAILED: "was lost too often and is failed",
     State.CANCELLED: "is cancelled, as somebody had asked",
 }
-
-LOCK_FILE = "lock_file"
-"""The fact under which a worker tells where its lock file is."""
 
 
 class Recovery:
@@ -47,7 +43,7 @@ class Recovery:
     ) -> None:
         self._in_flight = in_flight
         self._strays: dict[str, set[tuple[str, str]]] = {}
-        self._broker, self._records, self._lock_files = broker, records, lock_files
+        self._broker, self._repairs = broker, Repairs(broker, records, lock_files)
         self._worker, self._lease_s, self._connected_for_s = worker, lease_s, connected_for_s
 
     def recover(self, topics: Collection[Topic]) -> int:
@@ -146,66 +142,4 @@ class Recovery:
 
     def repair_records(self) -> None:
         """Publish what was sealed and settled, delete what came to nothing, and report what nobody knows."""
-        # One worker at a time: what the other has just published would pass for the record of an earlier attempt.
-        with (self._lock_files / "repairing").open("ab") as turn:
-            fcntl.flock(turn, fcntl.LOCK_EX)
-            self._repair_all()
-
-    def _repair_all(self) -> None:
-        attempts = list(self._records.unpublished())
-        files = list(abandoned(self._lock_files))
-        if not attempts and not files:
-            return
-        alive = {worker for worker, facts in self._broker.workers().items() if not is_gone(facts)}
-        published = {attempt.job_id for attempt in attempts if self._repaired(attempt, alive) and attempt.job_id}
-        for file in files:
-            published |= {job_id for job_id in file.job_ids if self._was_published(job_id, file.worker)}
-        if published:
-            self._broker.confirm(published)
-        for file in files:
-            if file.worker not in alive:
-                file.path.unlink(missing_ok=True)
-
-    def _repaired(self, attempt: Unpublished, alive: Collection[str]) -> bool:
-        """Repair one attempt; one that cannot be is reported, and keeps nothing else from being repaired."""
-        try:
-            return self._repair(attempt, alive)
-        except BrokerDown:
-            raise
-        except (Error, OSError) as error:
-            _log.warning("the files of an attempt of %s are kept as they are: %s", shown(attempt.name), error)
-            return False
-
-    def _repair(self, attempt: Unpublished, alive: Collection[str]) -> bool:
-        """Put the files of one attempt right; tell whether they were published now."""
-        job = None if attempt.job_id is None else self._broker.get(attempt.job_id)
-        if job is None:
-            _log.warning(
-                "%s has files of an attempt, but the broker does not know the job: they are kept",
-                shown(attempt.name),
-                extra={"event": "unknown_record"},
-            )
-        elif not job.fence or digest_of(job.fence) != attempt.digest:
-            self._records.discard(attempt)
-        elif job.state is State.PROCESSING or worker_of(job.fence) in alive:
-            return False  # recovery comes first, or its worker is about to do this itself
-        elif attempt.sealed or self._records.is_sealed(attempt):
-            self._records.publish(attempt)
-            return True
-        else:
-            self._records.discard(attempt)
-        return False
-
-    def _was_published(self, job_id: str, worker: str) -> bool:
-        """Tell whether a dead worker's attempt succeeded, so that its stub waits for nothing but a confirmation."""
-        try:
-            job = self._broker.get(job_id)
-        except WrongState:
-            return False
-        return job is not None and job.state is State.SUCCEEDED and worker_of(job.fence or "") == worker
-
-
-def is_gone(facts: Mapping[str, str]) -> bool:
-    """Tell whether a worker and everything that it ran are gone beyond doubt."""
-    lock_file = facts.get(LOCK_FILE, "")
-    return identity.is_dead(facts) and (not lock_file or processes_gone(Path(lock_file)))
+        self._repairs.repair()

@@ -272,10 +272,10 @@ def test_a_state_that_is_not_known_is_kept(broker: Broker, wire: Wire) -> None:
 
 @pytest.mark.litters("keys of another program")
 @pytest.mark.parametrize(
-    "name", ["incoming:t", "failed:t", "scheduled:t", "job_state:a", "job_data:a", "lock:t", "worker:w", "stats:t"]
+    "name", ["incoming:t", "failed:t", "scheduled:t", "job_state:a", "job_data:a", "worker:w", "stats:t"]
 )
 def test_a_key_of_a_wrong_type_is_kept(broker: Broker, wire: Wire, name: str) -> None:
-    wire("PFADD", name, "x") if "data" not in name and "lock" not in name else wire("RPUSH", name, "x")
+    wire("PFADD", name, "x") if "data" not in name else wire("RPUSH", name, "x")
     fault = only(broker)
     assert (fault.code, fault.repair) == ("type", None)
     assert fault.where.endswith(name)

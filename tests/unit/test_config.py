@@ -20,6 +20,7 @@ from sjq.config import (
     without_password,
 )
 from sjq.errors import ConfigError
+from sjq.states import State
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -85,6 +86,8 @@ RIGHT: list[tuple[str, object, object]] = [
     ("events.length", None, None),
     ("prefix", "", ""),
     ("prefix", "{sjq}:", "{sjq}:"),
+    ("defaults.retention", {"succeeded": "30d", "failed": 5}, {State.SUCCEEDED: 30 * 86400.0, State.FAILED: 5.0}),
+    ("topics.t.retention", {}, {}),
     ("topics.t.concurrency", 2, 2),
     ("topics.t.backoff", 0, 0.0),
     ("topics.t.on_failure", "continue", "continue"),
@@ -144,9 +147,12 @@ FITTING: dict[str, list[object]] = {
     "defaults.open_files": [None, 1, 10**40],
     "defaults.processes": [None, 1, 10**40],
     "defaults.timeout": [None, 1, 1.5, 10**40],
+    "defaults.retention": [{}],
     "events": [{}],
     "events.length": [None, 1, 10**40],
     "prefix": ["", "text"],
+    "records": [{}],
+    "records.size": [0, 1, 10**40],
     "redis": [{}],
     "topics": [{}],
     "topics.t": [{}],
@@ -161,6 +167,7 @@ FITTING: dict[str, list[object]] = {
     "topics.t.memory": [None, 1, 10**40],
     "topics.t.open_files": [None, 1, 10**40],
     "topics.t.processes": [None, 1, 10**40],
+    "topics.t.retention": [{}],
     "topics.t.script": [],
     "topics.t.timeout": [None, 1, 1.5, 10**40],
     "worker": [{}],
@@ -177,9 +184,10 @@ def test_each_wrong_value_is_refused_by_its_path(tmp_path: Path, path: str, valu
         read(tmp_path, nested(path, value))
         return
     message = refused(tmp_path, nested(path, value))
-    inside = {"defaults": "defaults.a", "events": "events.a", "worker": "worker.a", "redis": "redis.a"}
+    inside = {path: f"{path}.a" for path in ("defaults", "events", "records", "redis", "worker")}
     if value == {"a": 1}:
         assert inside.get(path, path) in message or "topics.a" in message or "topics.t.a" in message
+        assert "unknown key" in message or "expected" in message
     else:
         assert path in message
         assert "expected" in message or "is no broker's URL" in message
@@ -202,6 +210,8 @@ def test_a_wrong_value_is_shown_short(tmp_path: Path) -> None:
         ("defaults.kill-after", "kill_after"),
         ("events.lenght", "length"),
         ("worker.leases", "lease"),
+        ("topics.t.retention.suceeded", "succeeded"),
+        ("records.sizes", "size"),
         ("topics.t.scripts", "script"),
         ("redis.hosts", "host"),
     ],
@@ -255,6 +265,25 @@ def test_a_limit_may_be_lifted_for_one_topic(tmp_path: Path) -> None:
     assert "more than no byte at all, or null for no limit" in refused(tmp_path, {"defaults": {"memory": 0}})
 
 
+def test_the_retention_of_a_topic_stands_for_that_of_the_defaults(tmp_path: Path) -> None:
+    config = read(
+        tmp_path,
+        {
+            "defaults": {"retention": {"succeeded": "1d", "failed": "2d"}},
+            "topics": {"t": {"retention": {"failed": 1}}, "u": {}},
+            "records": {"size": "20GB"},
+        },
+    )
+    assert config.policy("t").retention == {State.FAILED: 1.0}
+    assert config.policy("u").retention == config.policy("v").retention == {"succeeded": 86400.0, "failed": 172800.0}
+    assert config.records_size == 20 * 10**9
+
+
+@pytest.mark.parametrize("state", ["incoming", "processing", "scheduled", "inbox", "lost", ""])
+def test_only_what_has_ended_can_be_pruned(tmp_path: Path, state: str) -> None:
+    assert f'unknown key "defaults.retention.{state}"' in refused(tmp_path, {"defaults": {"retention": {state: "1d"}}})
+
+
 def test_the_defaults_are_the_documented_ones(tmp_path: Path) -> None:
     assert load(tmp_path, {}) == read(tmp_path, {})
     assert load(tmp_path, {}) == Config(
@@ -276,6 +305,8 @@ def test_the_defaults_are_the_documented_ones(tmp_path: Path) -> None:
             script=None,
             timeout=None,
         ),
+        records_size=None,
+        defaults=TopicPolicy(concurrency=1, kill_after=1.0, losses=3, retention={}, script=None),
         topics={},
         worker=WorkerPolicy(grace=30.0, lease=15.0),
     )

@@ -88,7 +88,7 @@ def test_a_plain_id_is_its_own_name(job_id: str) -> None:
 @given(ids)
 def test_an_id_can_be_told_from_its_name_unless_it_is_long(job_id: str) -> None:
     name = file_name(job_id)
-    assert records._id_of(name) == (None if len(name) > 120 else job_id)
+    assert records.id_of(name) == (None if len(name) > 120 else job_id)
 
 
 @given(ids, st.sampled_from(KINDS))

@@ -37,7 +37,6 @@ _TYPES = {
     "job_data": b"string",
     "job_attachment": b"string",
     "job_state": b"hash",
-    "lock": b"string",
     "worker": b"hash",
     "stats": b"hash",
     "events": b"stream",

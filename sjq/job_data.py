@@ -1,0 +1,107 @@
+"""The folder `job_data/` as a whole: how much it holds, what stands there half, and how a record is taken away.
+
+Beside `records`, which has the files of one job, the only writer there.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from sjq.jobs import id_to_bytes
+from sjq.records import KEPT_OF_LONG_NAME, KINDS, id_of, read_metadata, remove
+
+_TICK_S = 0.05
+"""What the clock of a file system may be coarse by."""
+
+
+class JobData:
+    """All records of this host."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def written(self, kind: str) -> Iterator[tuple[str, float]]:
+        """Yield the name of each job that has a published file of this kind, and when that was written.
+
+        In seconds since the epoch, in no order; what is taken away meanwhile may be left out or not.
+        """
+        ending = f"-{kind}"
+        try:
+            with os.scandir(self.folder) as entries:
+                for entry in entries:
+                    if entry.name.endswith(ending):
+                        try:
+                            yield entry.name.removesuffix(ending), entry.stat().st_mtime
+                        except FileNotFoundError:
+                            continue  # taken away, or a link to nowhere
+        except FileNotFoundError:
+            return
+
+    def size(self) -> Iterator[int]:
+        """Yield the bytes of one file after the other, folders of jobs included."""
+        yield from _sizes(self.folder)
+
+    def size_of(self, name: str) -> int:
+        """Return how many bytes a record has."""
+        sizes = (_size(self._path(name, kind)) for kind in KINDS)
+        return sum(sizes) + sum(_sizes(self._path(name, "files")))
+
+    def has_metadata(self, name: str) -> bool:
+        """Tell whether a record is published, readable or not."""
+        return os.path.lexists(self._path(name, "metadata.json"))
+
+    def is_readable(self, name: str) -> bool:
+        """Tell whether a record's metadata is somebody's."""
+        return read_metadata(self._path(name, "metadata.json")) is not None
+
+    def take_away(self, name: str, *, since: float) -> bool:
+        """Remove a record; False when its input was written `since` then: a new attempt of the job has begun.
+
+        The metadata goes last, so that a record whose removal was broken off is still found.
+        """
+        given = self._path(name, "input.json")
+        try:
+            if given.lstat().st_mtime > since - _TICK_S:
+                return False
+        except FileNotFoundError:
+            pass
+        for kind in ("input.json", *(kind for kind in KINDS if kind not in ("input.json", "metadata.json")), "files"):
+            remove(self._path(name, kind))
+        remove(self._path(name, "metadata.json"))
+        return True
+
+    def _path(self, name: str, kind: str) -> Path:
+        return self.folder / f"{name}-{kind}"
+
+
+def beginning_of_id(name: str) -> str:
+    """Return the id that a name stands for; of a long one, which cannot be told, its beginning."""
+    if (job_id := id_of(name)) is not None:
+        return job_id
+    kept = name[:KEPT_OF_LONG_NAME]
+    whole = kept[: kept.rfind("%")] if "%" in kept[-2:] else kept
+    beginning = id_of(whole) or ""
+    return id_to_bytes(beginning).decode("utf-8", "ignore")
+
+
+def _size(path: Path) -> int:
+    try:
+        found = path.lstat()
+    except OSError:
+        return 0
+    return found.st_size if stat.S_ISREG(found.st_mode) else 0
+
+
+def _sizes(folder: Path) -> Iterator[int]:
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    yield from _sizes(Path(entry.path))
+                else:
+                    yield _size(Path(entry.path))
+    except (FileNotFoundError, NotADirectoryError):
+        return

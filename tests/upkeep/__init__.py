@@ -1,0 +1,1 @@
+"""Upkeep of a project: what fsck finds and mends, and what prune removes."""
