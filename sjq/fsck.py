@@ -28,6 +28,7 @@ _LOOKS = 10
 """How often the broker is asked in a lease in which it must not be away."""
 
 _MOST_ALIKE = 100
+_FORGET = "sjq delete forgets it"
 
 
 class Fsck:
@@ -74,8 +75,10 @@ class Fsck:
     # The broker.
 
     def _fault(self, fault: Fault) -> Iterator[Finding]:
-        repair = None if fault.patient and self._is_recorded(fault) else fault.repair
-        finding = Finding(code=fault.code, where=fault.where, what=fault.what, repair=repair, job_id=fault.job_id)
+        what, repair = fault.what, fault.repair
+        if repair is not None and fault.patient and self._is_recorded(fault):
+            what, repair = f"{what}, and a record here: it may have run, and is not pushed again", None
+        finding = Finding(code=fault.code, where=fault.where, what=what, repair=repair, job_id=fault.job_id)
         if not self._repair or repair is None:
             yield finding
             return
@@ -168,7 +171,7 @@ class Fsck:
             if (metadata.get("state"), metadata.get("worker")) == (State.SUCCEEDED, worker):
                 yield self._mended(finding, partial(self._broker.confirm, [job.job_id]))
             else:
-                yield replace(finding, what="succeeded on this host, but its record is not here", repair=None)
+                yield replace(finding, what=f"succeeded, but its record is gone: {_FORGET}", repair=None)
 
     def _folder(self, open_ones: Collection[str]) -> Iterator[Finding]:
         """Report records that nobody can complete."""
@@ -176,11 +179,11 @@ class Fsck:
             if name in open_ones or self._job_data.has_metadata(name) or self._is_known(name):
                 continue
             if not self._job_data.has_metadata(name):  # it may have ended since
-                what = "is a record without an end, of a job that the broker does not know"
+                what = "is a record without an end, and the broker does not know the job: create it anew, or remove it"
                 yield Finding(code="endless", where=shown(name), what=what, repair=None, job_id=id_of(name))
         for name, _ in self._job_data.written("metadata.json"):
             if not self._job_data.is_readable(name) and self._job_data.has_metadata(name):
-                what = "cannot be read as metadata"
+                what = "cannot be read as metadata: restore it, or remove it"
                 yield Finding(code="unreadable", where=f"{shown(name)}-metadata.json", what=what, repair=None)
 
     def _is_known(self, name: str) -> bool:

@@ -21,7 +21,7 @@ from sjq.sizes import shown_size
 from sjq.states import ENDED, State
 from sjq.worker.repairs import Finding
 
-_ENDED = click.Choice(sorted(ENDED))
+_ENDED = click.Choice(sorted(map(str, ENDED)))
 
 
 @click.command("prune", short_help="Remove old jobs and their records.")

@@ -44,9 +44,7 @@ class Repairs:
         """Repair everything, and report what is kept."""
         for finding in self.findings(repair=True):
             if not finding.mended:
-                _log.warning(
-                    "%s %s: that is kept", finding.where, finding.what, extra={"event": f"{finding.code}_record"}
-                )
+                _log.warning("kept: %s %s", finding.where, finding.what, extra={"event": f"{finding.code}_record"})
 
     def findings(self, *, repair: bool) -> Iterator[Finding]:
         """Yield what is wrong, and `repair` it where the broker leaves no doubt."""
@@ -101,7 +99,8 @@ class Repairs:
         if job is None:
             if attempt.job_id is None and self._runs(attempt, alive):
                 return None
-            return _files(attempt, "unknown", "has files of an attempt, but the broker does not know the job", None)
+            what = "has files of an attempt, but the broker does not know the job: look at them, then remove them"
+            return _files(attempt, "unknown", what, None)
         if not job.fence or digest_of(job.fence) != attempt.digest:
             return _files(attempt, "outrun", "has files of an attempt that lost its lease", "they go")
         if job.state is State.PROCESSING or worker_of(job.fence) in alive:

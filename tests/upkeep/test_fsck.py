@@ -265,7 +265,7 @@ def test_a_success_whose_record_is_gone_is_told(house: House) -> None:
     lease = house.lease("a")
     house.settle(lease)
     (house.folder / "a-input.json").unlink()
-    assert "its record is not here" in kept(house, "unconfirmed").what
+    assert "its record is gone" in kept(house, "unconfirmed").what
 
 
 def test_abandoned_lock_files(house: House) -> None:

@@ -56,6 +56,13 @@ _FAULTS: dict[str, tuple[str, str | None]] = {
 }
 """By the word that `mend.lua` answers: what is wrong, and what is done about it."""
 
+_ADVICE = {
+    "homeless": "HSET its topic in job_state:<id>",
+    "torn": "LREM it from one of them",
+    "unpushed": "RPUSH it to incoming:<topic>, or DEL job_data:<id>",
+}
+"""What people do about faults that are not mended."""
+
 
 class _Named(msgspec.Struct):
     topic: str = ""
@@ -151,7 +158,7 @@ class Upkeep(Inspection):
                 yield Fault(
                     code="unknown",
                     where=shown(job_id),
-                    what=f"is {shown(now)}, a state that this sjq does not know",
+                    what=f"is {shown(now)}, a state that this sjq does not know: update it",
                     repair=None,
                     job_id=job_id,
                 )
@@ -168,7 +175,7 @@ class Upkeep(Inspection):
                 yield Fault(
                     code="attachment",
                     where=shown(job_id),
-                    what="has an attachment, but no message and no state",
+                    what="has an attachment, but no message and no state: DEL job_attachment:<id>",
                     repair=None,
                     job_id=job_id,
                 )
@@ -181,11 +188,14 @@ class Upkeep(Inspection):
             return
         code, state, count = answer
         what, repair = _FAULTS[code]
+        what = what.format(place=shown(f"{place}:{topic}"), state=state, count=count)
+        if not topic or repair is None:
+            what, repair = f"{what}: {_ADVICE[code]}", None
         yield Fault(
             code=code,
             where=shown(job_id),
-            what=what.format(place=shown(f"{place}:{topic}"), state=state, count=count),
-            repair=None if code in ("unpushed", "homeless") and not topic else repair,
+            what=what,
+            repair=repair,
             job_id=job_id,
             place=place,
             topic=topic,
@@ -262,7 +272,10 @@ def _batches(names: Iterable[bytes]) -> Iterator[list[bytes]]:
 def _of_wrong_type(name: bytes, found: str, expected: str) -> Fault:
     where = shown(id_from_bytes(name))
     return Fault(
-        code="type", where=where, what=f"is a {found} of another program, and should be a {expected}", repair=None
+        code="type",
+        where=where,
+        what=f"is a {found} of another program, and should be a {expected}: remove it, or set a prefix",
+        repair=None,
     )
 
 
