@@ -10,7 +10,8 @@ from msgspec.structs import replace as changed
 from servers import Wire, until
 
 from sjq.brokers.base import Broker, Fault, Outdated
-from sjq.jobs import Lease, released, succeeded
+from sjq.jobs import Lease
+from sjq.outcomes import released, succeeded
 from sjq.states import State
 
 from .jobs import TOPIC, Hand, broke, create, fail, ids_of, job, several, state_of, story, waiting

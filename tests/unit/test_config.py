@@ -306,7 +306,6 @@ def test_the_defaults_are_the_documented_ones(tmp_path: Path) -> None:
             timeout=None,
         ),
         records_size=None,
-        defaults=TopicPolicy(concurrency=1, kill_after=1.0, losses=3, retention={}, script=None),
         topics={},
         worker=WorkerPolicy(grace=30.0, lease=15.0),
     )

@@ -18,7 +18,8 @@ from sjq.brokers.base import Broker
 from sjq.clock import rfc3339
 from sjq.config import Config
 from sjq.job_data import JobData
-from sjq.jobs import Lease, failed, id_to_bytes, succeeded
+from sjq.jobs import Lease, id_to_bytes
+from sjq.outcomes import failed, succeeded
 from sjq.records import Record, Records
 from sjq.states import Reason, State
 

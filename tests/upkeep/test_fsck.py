@@ -15,7 +15,7 @@ from sjq.brokers.base import Broker
 from sjq.config import TopicPolicy, WorkerPolicy
 from sjq.fsck import Fsck
 from sjq.identity import WorkerIdentity
-from sjq.jobs import released
+from sjq.outcomes import released
 from sjq.records import digest_of
 from sjq.states import State
 from sjq.worker.repairs import Finding

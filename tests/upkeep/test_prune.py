@@ -12,7 +12,7 @@ from conformance.jobs import TOPIC, Hand, create, ids_of, state_of, waiting
 
 from sjq.config import TopicPolicy
 from sjq.errors import LockHeld
-from sjq.jobs import released
+from sjq.outcomes import released
 from sjq.prune import Pace, Pruning, Rules, Stopped, turn_to_prune
 from sjq.records import KINDS
 from sjq.states import State
