@@ -5,23 +5,21 @@ Every key is checked: nothing is accepted and ignored. A key of a feature that i
 
 from __future__ import annotations
 
-import contextlib
 import json
-import math
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from sjq import checks
+from sjq.checks import Check
+from sjq.durations import duration
 from sjq.errors import ConfigError, UsageError
 from sjq.jobs import check_topic
 from sjq.sizes import size
 from sjq.states import ENDED, State
-
-_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)?")
-_UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 REDIS_OPTIONS: Mapping[str, type] = {
     "client_name": str,
@@ -134,19 +132,6 @@ class Config:
         return self.root / ".sjq"
 
 
-def duration(value: object) -> float:
-    """Return seconds for a number of seconds, or for `500ms`, `30s`, `10m`, `2h`, `1d`; else ValueError."""
-    seconds = math.nan
-    with contextlib.suppress(OverflowError):
-        if isinstance(value, str) and (match := _DURATION.fullmatch(value.strip())):
-            seconds = float(match[1]) * _UNIT_S[match[2] or "s"]
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            seconds = float(value)
-    if 0 <= seconds < math.inf:
-        return seconds
-    raise ValueError("seconds as a number, or a text such as 500ms, 30s, 10m, 2h, 1d")
-
-
 def load(folder: Path | None = None, environ: Mapping[str, str] = os.environ) -> Config:
     """Return the configuration of the project in `folder`, by default the current directory.
 
@@ -207,18 +192,18 @@ def _topic_policies(table: object, reader: _Reader, defaults: TopicPolicy) -> di
     if not isinstance(table, dict):
         raise reader.wrong("topics", table, "an object of topics")
     policies = {}
-    checks = {**_POLICY, "script": _script}
+    keys_of_topics = {**_POLICY, "script": checks.script}
     for topic, keys in table.items():
         try:
             check_topic(topic)
         except UsageError as error:
             raise ConfigError(f"{reader.file}: topics: {error}") from None
-        policies[topic] = replace(defaults, **_policy(keys, reader, f"topics.{topic}", checks))
+        policies[topic] = replace(defaults, **_policy(keys, reader, f"topics.{topic}", keys_of_topics))
     return policies
 
 
-def _policy(table: object, reader: _Reader, path: str, checks: Mapping[str, _Check]) -> dict[str, Any]:
-    checked = reader.table(table, path, checks)
+def _policy(table: object, reader: _Reader, path: str, keys: Mapping[str, Check]) -> dict[str, Any]:
+    checked = reader.table(table, path, keys)
     if "retention" in checked:
         ages = reader.table(checked["retention"], f"{path}.retention", _RETENTION)
         checked["retention"] = {State(state): age for state, age in ages.items()}
@@ -235,8 +220,8 @@ def _url_of(top: Mapping[str, object], reader: _Reader) -> str | None:
 def _options_of(top: Mapping[str, object], reader: _Reader) -> Mapping[str, object] | None:
     if not isinstance(options := top.get("redis"), dict):
         return None
-    checks = {name: _typed(kind) for name, kind in REDIS_OPTIONS.items()}
-    return reader.table(options, "redis", {**checks, "port": _port})
+    known = {name: checks.typed(kind) for name, kind in REDIS_OPTIONS.items()}
+    return reader.table(options, "redis", {**known, "port": checks.port})
 
 
 def _broker_url(url: str, where: str) -> str:
@@ -257,8 +242,6 @@ def without_password(url: str) -> str:
 _SECRET = ("broker", "redis", "redis.password", "redis.ssl_keyfile_password")
 """Where a value is never shown."""
 
-_Check = Callable[[object], object]
-
 
 class _Reader:
     """Checks tables of one file; its errors name the file and the path inside it."""
@@ -266,7 +249,7 @@ class _Reader:
     def __init__(self, file: str) -> None:
         self.file = file
 
-    def table(self, value: object, path: str, keys: Mapping[str, _Check]) -> dict[str, Any]:
+    def table(self, value: object, path: str, keys: Mapping[str, Check]) -> dict[str, Any]:
         """Return the checked values of a table; raise ConfigError at an unknown key or a wrong value."""
         if not isinstance(value, dict):
             raise self.wrong(path or "the file", value, "an object")
@@ -294,115 +277,32 @@ class _Reader:
         return ConfigError(f"{self.file}: {path} is {shown}; expected {expected}")
 
 
-def _typed(kind: type) -> _Check:
-    names = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
-
-    def check(value: object) -> object:
-        accepted = isinstance(value, int | float) if kind is float else isinstance(value, kind)
-        if not accepted or (isinstance(value, bool) and kind is not bool):
-            raise ValueError(names[kind])
-        return value
-
-    return check
-
-
-def _at_least_one(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError("a whole number from 1")
-    return value
-
-
-def _count(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise ValueError("a whole number from 0")
-    return value
-
-
-def _one_of(*words: str) -> _Check:
-    def check(value: object) -> object:
-        if value not in words:
-            raise ValueError(" or ".join(f'"{word}"' for word in words))
-        return value
-
-    return check
-
-
-def _some_time(value: object) -> float:
-    if (seconds := duration(value)) <= 0:
-        raise ValueError("more than no time at all")
-    return seconds
-
-
-def _some_size(value: object) -> int:
-    if (size_bytes := size(value)) < 1:
-        raise ValueError("more than no byte at all")
-    return size_bytes
-
-
-def _or_none(check: _Check) -> _Check:
-    def checked(value: object) -> object:
-        try:
-            return None if value is None else check(value)
-        except ValueError as error:
-            raise ValueError(f"{error}, or null for no limit") from None
-
-    return checked
-
-
-def _script(value: object) -> str:
-    if not isinstance(value, str) or "/" in value or not value.endswith(".py"):
-        raise ValueError("the name of a .py file in topics/")
-    return value
-
-
-def _prefix(value: object) -> str:
-    if not isinstance(value, str) or not value.isprintable():
-        raise ValueError("a text of printable characters")
-    return value
-
-
-def _port(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 65536:
-        raise ValueError("a port, a whole number from 1 to 65535")
-    return value
-
-
-def _url_or_options(value: object) -> object:
-    if not isinstance(value, str | dict):
-        raise ValueError("a URL, or an object with the arguments of a Redis client")
-    return value
-
-
-def _anything(value: object) -> object:
-    return value
-
-
-_POLICY: Mapping[str, _Check] = {
+_POLICY: Mapping[str, Check] = {
     "backoff": duration,
-    "concurrency": _at_least_one,
-    "cpu": _or_none(_some_time),
+    "concurrency": checks.at_least_one,
+    "cpu": checks.or_none(checks.some_time),
     "kill_after": duration,
-    "losses": _at_least_one,
-    "on_failure": _one_of("continue", "halt"),
-    "retries": _count,
-    "max_output": _some_size,
-    "memory": _or_none(_some_size),
-    "open_files": _or_none(_at_least_one),
-    "processes": _or_none(_at_least_one),
-    "timeout": _or_none(_some_time),
-    "retention": _anything,
+    "losses": checks.at_least_one,
+    "on_failure": checks.one_of("continue", "halt"),
+    "retries": checks.count,
+    "max_output": checks.some_size,
+    "memory": checks.or_none(checks.some_size),
+    "open_files": checks.or_none(checks.at_least_one),
+    "processes": checks.or_none(checks.at_least_one),
+    "timeout": checks.or_none(checks.some_time),
+    "retention": checks.anything,
 }
-_RETENTION: Mapping[str, _Check] = dict.fromkeys(sorted(ENDED), duration)
-_WORKER: Mapping[str, _Check] = {"grace": duration, "lease": _some_time}
-_EVENTS: Mapping[str, _Check] = {"length": _or_none(_at_least_one)}
-_RECORDS: Mapping[str, _Check] = {"size": size}
-_TOP: Mapping[str, _Check] = {
-    "broker": _typed(str),
-    "defaults": _anything,
-    "events": _anything,
-    "prefix": _prefix,
-    "records": _anything,
-    "redis": _url_or_options,
-    "topics": _anything,
-    "worker": _anything,
+_RETENTION: Mapping[str, Check] = dict.fromkeys(sorted(ENDED), duration)
+_WORKER: Mapping[str, Check] = {"grace": duration, "lease": checks.some_time}
+_EVENTS: Mapping[str, Check] = {"length": checks.or_none(checks.at_least_one)}
+_RECORDS: Mapping[str, Check] = {"size": size}
+_TOP: Mapping[str, Check] = {
+    "broker": checks.typed(str),
+    "defaults": checks.anything,
+    "events": checks.anything,
+    "prefix": checks.prefix,
+    "records": checks.anything,
+    "redis": checks.url_or_options,
+    "topics": checks.anything,
+    "worker": checks.anything,
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TypedDict
 
-from sjq.config import duration
+from sjq.durations import duration
 from sjq.errors import UsageError
 
 

@@ -17,7 +17,8 @@ PACKAGE = Path(sjq.__file__).parent
 
 LAYERS: list[tuple[str, ...]] = [
     ("",),  # sjq/__init__.py: the version and lazy names
-    ("errors", "clock", "plain_file", "sizes"),
+    ("errors", "clock", "plain_file", "sizes", "durations"),
+    ("checks",),
     ("states",),
     ("jobs",),
     ("outcomes",),

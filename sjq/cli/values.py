@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from sjq.config import duration
+from sjq.durations import duration
 from sjq.sizes import size
 
 

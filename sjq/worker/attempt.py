@@ -17,6 +17,7 @@ from sjq.jobs import Lease, shown
 from sjq.outcomes import Outcome, cancelled, failed, released
 from sjq.records import Record, Records
 from sjq.states import Reason, State
+from sjq.worker.disk import shortage
 from sjq.worker.heartbeat import Heartbeat, longer
 from sjq.worker.in_flight import InFlight
 from sjq.worker.judgement import judge
@@ -25,6 +26,18 @@ from sjq.worker.metadata import metadata
 from sjq.worker.retries import next_step
 
 _log = logging.getLogger("sjq.worker")
+
+
+MOST_EXCUSES = 3
+"""How often a full disk excuses a failure: a handler that fills it itself must not go round for ever."""
+
+
+class NotPublished(Exception):
+    """The attempt has ended and counts, but its record could not get its final names yet."""
+
+    def __init__(self, record: Record, why: OSError) -> None:
+        super().__init__(f"its record cannot be published: {why.strerror or why}")
+        self.record = record
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,8 +100,11 @@ class Attempts:
         except LeaseLost:
             record.discard()
             raise
-        record.publish()
         _say_end(lease, end, outcome)
+        try:
+            record.publish()
+        except OSError as error:
+            raise NotPublished(record, error) from error
         return True
 
     def _outcome(self, lease: Lease, record: Record, task: Task, end: Exit) -> Outcome:
@@ -107,6 +123,8 @@ class Attempts:
             return cancelled(why)
         if end.killed:
             return released("its worker was stopped")
+        if (full := shortage(self.records.folder)) and lease.interruptions < MOST_EXCUSES:
+            return released(f"{full}, which may be why it ended badly ({outcome.why})")
         return next_step(outcome, lease, policy)
 
     def _give_up(self, lease: Lease, record: Record, outcome: Outcome) -> None:

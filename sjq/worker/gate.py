@@ -13,6 +13,8 @@ from sjq.topics import Topic
 
 FIRST_RETRY_S = 1.0
 LONGEST_RETRY_S = 60.0
+SHORTAGE_RETRY_S = 1.0
+"""How soon it is looked again whether this machine has room; looking costs next to nothing."""
 
 _log = logging.getLogger("sjq.worker")
 
@@ -20,11 +22,21 @@ _log = logging.getLogger("sjq.worker")
 class Gate:
     """Open while the topic is locked for this worker and its environment is built."""
 
-    def __init__(self, topic: Topic, executor: Executor, on_change: Callable[[], None]) -> None:
-        """Call `on_change` whenever the topic is held or goes on, which people want to hear of soon."""
+    def __init__(
+        self,
+        topic: Topic,
+        executor: Executor,
+        *,
+        on_change: Callable[[], None],
+        shortage: Callable[[], str | None] = lambda: None,
+    ) -> None:
+        """Call `on_change` whenever the topic is held or goes on, which people want to hear of soon.
+
+        `shortage` says why this machine cannot run another job now, if it cannot.
+        """
         self.topic = topic
         self.locked_at: str | None = None
-        self._executor, self._on_change = executor, on_change
+        self._executor, self._on_change, self._shortage = executor, on_change, shortage
         self._building = threading.Lock()
         self._changing = threading.Lock()
         self._held: str | None = None
@@ -57,6 +69,9 @@ class Gate:
             except EnvironmentFailed as error:
                 self.hold(str(error))
                 return None
+            if why := self._shortage():
+                self.hold(why, retry_s=SHORTAGE_RETRY_S)
+                return None
         self._release()
         return runtime
 
@@ -64,14 +79,18 @@ class Gate:
         """Return when a held topic is tried again."""
         return None if self._held is None else max(0.0, self._retry_at - clock.monotonic())
 
-    def hold(self, why: str) -> None:
-        """Take nothing for a while, twice as long at each time in a row."""
+    def hold(self, why: str, *, retry_s: float | None = None) -> None:
+        """Take nothing for `retry_s`, by default for twice as long at each time in a row."""
         with self._changing:
             if clock.monotonic() < self._retry_at:
                 return  # another slot met the same fault at the same time
-            self._held = why
-            self._retry_at = clock.monotonic() + self._retry_s
-            pause_s, self._retry_s = self._retry_s, min(2 * self._retry_s, LONGEST_RETRY_S)
+            known, self._held = self._held == why, why
+            pause_s = self._retry_s if retry_s is None else retry_s
+            self._retry_at = clock.monotonic() + pause_s
+            if retry_s is None:
+                self._retry_s = min(2 * self._retry_s, LONGEST_RETRY_S)
+        if known:
+            return
         _log.error(
             "topic %s is held, its jobs wait (next try in %.0f s): %s",
             self.topic.name,

@@ -22,6 +22,7 @@ from sjq.states import State
 from sjq.topics import Topic, find_topic, find_topics
 from sjq.worker.attempt import Attempts
 from sjq.worker.claims import Claims
+from sjq.worker.disk import shortage
 from sjq.worker.gate import Gate
 from sjq.worker.heartbeat import Heartbeat
 from sjq.worker.in_flight import InFlight
@@ -170,7 +171,12 @@ class Worker:
         assert self._wakeup is not None  # noqa: S101 - it listens before the first topic is taken
         if self._options.concurrency is not None:
             topic = replace(topic, policy=replace(topic.policy, concurrency=self._options.concurrency))
-        gate = self._claims.gates[topic.name] = Gate(topic, self._executor, self._heartbeat.beat_now)
+        gate = self._claims.gates[topic.name] = Gate(
+            topic,
+            self._executor,
+            on_change=self._heartbeat.beat_now,
+            shortage=lambda: shortage(self._config.job_data),
+        )
         gate.locked = locked
         for _ in range(topic.policy.concurrency):
             slot = Slot(

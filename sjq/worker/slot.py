@@ -12,7 +12,8 @@ from sjq.brokers.base import Broker, Wakeup
 from sjq.errors import BrokerDown, ConfigError, EnvironmentFailed, Error
 from sjq.executors.base import Runtime
 from sjq.jobs import Due, Lease, Malformed, make_fence, shown
-from sjq.worker.attempt import Attempts
+from sjq.records import Record
+from sjq.worker.attempt import Attempts, NotPublished
 from sjq.worker.gate import Gate
 from sjq.worker.heartbeat import Heartbeat, longer
 from sjq.worker.quota import Quota
@@ -51,6 +52,8 @@ class Slot:
         self._fence_numbers = fence_numbers
         self._stopping = threading.Event()
         self._published: list[str] = []
+        self._unpublished: list[tuple[str, Record]] = []
+        """What has ended, and whose record waits for room on the disk."""
         self._refused = False
         self._due_at: float | None = None
         """When the next scheduled job's time comes, by the monotonic clock."""
@@ -93,7 +96,7 @@ class Slot:
         """Look for a job, and run it if there is one; tell whether another look is worth while at once."""
         runtime = self.gate.pass_through()
         self._refused, self._due_at = False, None
-        if runtime is None:
+        if runtime is None or not self._publish_the_rest():
             return False
         if not self._quota.begin():
             self._refused = True
@@ -125,10 +128,25 @@ class Slot:
             if self._attempts.run(lease, runtime, self._number):
                 self._published.append(lease.job_id)
                 self.gate.ran_well()
+        except NotPublished as error:
+            self._unpublished.append((lease.job_id, error.record))
+            self.gate.hold(f"{shown(lease.job_id)}: {error}")
         except OSError as error:
             self.gate.hold(f"this machine cannot run it now: {error}")
         except EnvironmentFailed as error:
             self.gate.hold(str(error))
+
+    def _publish_the_rest(self) -> bool:
+        """Publish what could not be published before; tell whether nothing is left."""
+        while self._unpublished:
+            job_id, record = self._unpublished[0]
+            try:
+                record.publish()
+            except OSError as error:
+                self.gate.hold(f"the record of {shown(job_id)} cannot be published: {error.strerror or error}")
+                return False
+            self._published.append(self._unpublished.pop(0)[0])
+        return True
 
     def _take(self) -> Lease | Malformed | Due | None:
         """Take, however long the broker is away: a take whose answer was lost is repeated under the same fence."""

@@ -15,10 +15,10 @@ from sjq.config import (
     Config,
     TopicPolicy,
     WorkerPolicy,
-    duration,
     load,
     without_password,
 )
+from sjq.durations import duration
 from sjq.errors import ConfigError
 from sjq.states import State
 

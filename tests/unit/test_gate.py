@@ -75,7 +75,7 @@ def executor() -> Building:
 @pytest.fixture
 def gate(executor: Building, now: list[float]) -> Gate:
     assert now
-    opened = Gate(TOPIC, executor, lambda: None)
+    opened = Gate(TOPIC, executor, on_change=lambda: None)
     opened.locked = True
     return opened
 

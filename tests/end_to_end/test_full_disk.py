@@ -1,0 +1,97 @@
+"""A disk that fills up under `job_data/`, and has room again: nothing is lost, and nobody has to do anything."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from servers import missing, until
+
+from end_to_end.project import PLAIN, Project
+
+SIZE = 4 << 20
+WAITS = """
+    import json, os, pathlib, sys, time
+    args = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+    pathlib.Path("running").touch()
+    while pathlib.Path("wait").exists():
+        time.sleep(0.01)
+    json.dump({"data": "x" * 2**15}, open(args["--output"], "w"))
+"""
+GREEDY = """
+    open("job_data/heap", "wb").write(bytes(2**23))
+"""
+
+
+@pytest.fixture
+def filler(project: Project) -> Iterator[Path]:
+    """What fills the small disk of the project's records; remove it, and there is room."""
+    if os.geteuid() != 0:
+        missing("right to mount a tmpfs")
+    project.job_data.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs", project.job_data], check=True)
+    try:
+        yield project.job_data / "filler"
+    finally:
+        subprocess.run(["umount", "-l", project.job_data], check=True)
+
+
+def _fill(filler: Path) -> None:
+    with filler.open("ab", buffering=0) as file:
+        try:
+            while file.write(bytes(4096)):
+                pass
+        except OSError:
+            return
+
+
+def test_nothing_is_taken_while_the_disk_is_full_and_it_goes_on_by_itself(project: Project, filler: Path) -> None:
+    project.topic("plain", PLAIN)
+    _fill(filler)
+    job_id = project.create("plain", 1)
+    with project.worker():
+        until(lambda: "plain is held" in project.log, 20, "the topic is held")
+        assert "is full: less than" in project.log
+        assert "is full: less than" in project.sjq("status").stdout
+        assert project.show(job_id)["attempt"] == 0
+        filler.unlink()
+        until(lambda: project.ends(job_id) == ["succeeded"], 10, "it goes on")
+        assert project.log.count("plain is held") == 1, "said once, not at every look"
+    assert project.output(job_id) == {"data": 1}
+
+
+def test_a_job_that_could_not_write_its_output_is_not_to_blame(project: Project, filler: Path) -> None:
+    project.topic("waits", WAITS)
+    (project.root / "wait").touch()
+    job_id = project.create("waits", 1)
+    with project.worker():
+        until((project.root / "running").exists, 20, "the handler runs")
+        _fill(filler)
+        (project.root / "wait").unlink()
+        until(lambda: "released" in project.log, 20, "it is given back")
+        assert not list(project.job_data.glob(f"{job_id}-metadata*"))
+        filler.unlink()
+        until(lambda: project.ends(job_id) == ["succeeded"], 10, "it goes on")
+    record = project.metadata(job_id)
+    assert (record["attempt"], record["state"]) == (2, "succeeded")
+    assert len(project.output(job_id)["data"]) == 2**15
+
+
+def test_a_handler_that_fills_the_disk_itself_does_not_go_round_for_ever(project: Project, filler: Path) -> None:
+    del filler
+    project.topic("greedy", GREEDY)
+    job_id = project.create("greedy", 1)
+    with project.worker():
+        heap = project.job_data / "heap"
+
+        def ended() -> bool:
+            heap.unlink(missing_ok=True)
+            return project.ends(job_id) == ["failed"]
+
+        until(ended, 30, "it fails in the end")
+    with project.client() as client:
+        story = [event.event for event in client.events() if event.job_id == job_id]
+    assert 1 <= story.count("taken") <= 4, "excused three times"
