@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
 from collections.abc import Mapping
 
-from .processes import tree
+from .processes import come_first, tree
 
 LOOK_S = 0.02
 """How long a job goes unwatched."""
 
+_LONGEST_LOOK_S = 0.5
 _SHARE = 10
 """Of the time, at most one part in so many is spent on looking, however large the tree."""
 
@@ -32,25 +34,31 @@ class Gauge:
 
     def __init__(self, limits: Mapping[str, float | None], leader: int) -> None:
         self._memory, self._cpu_s, self._processes = (limits[name] for name in ("memory_bytes", "cpu_s", "processes"))
+        self._enough = math.inf if self._processes is None else self._processes + 1
+        """How many processes are too many: of a tree that grows without end it is no use to count all."""
         self._seen = {leader}
         self.due_at: float | None = None
         """When the next look is due, by the monotonic clock; None when nothing is limited."""
         if (self._memory, self._cpu_s, self._processes) != (None, None, None) and sys.platform == "linux":
             self.due_at = time.monotonic() + LOOK_S
+        if self._processes is not None:
+            come_first(True)  # until the sweep at the job's end
 
     def look(self, reaped_s: float) -> Excess | None:
         """Return what is exceeded. `reaped_s` is the processor time of those whose end was collected here."""
         began = time.monotonic()
-        excess = self._excess(reaped_s)
+        excess = self._excess(reaped_s, began + _LONGEST_LOOK_S)
         ended = time.monotonic()
         self.due_at = ended + max(LOOK_S, _SHARE * (ended - began))
         return excess
 
-    def _excess(self, reaped_s: float) -> Excess | None:
-        pids = tree(os.getpid())
-        if self._processes is not None and len(pids) > self._processes:
-            living = sum(_state(pid) not in (b"Z", b"X") for pid in pids)
-            if living > self._processes:
+    def _excess(self, reaped_s: float, until: float) -> Excess | None:
+        pids = tree(os.getpid(), enough=self._enough, until=until)
+        if len(pids) >= self._enough:
+            living = _living(pids)
+            if living < self._enough:
+                living = _living(pids := tree(os.getpid(), until=until))
+            if living >= self._enough:
                 return "processes", living
         if self._memory is not None:
             used = self._memory_of(pids, self._memory)
@@ -119,9 +127,9 @@ def _stat(pid: int) -> list[bytes]:
     return _read(pid, "stat").rpartition(b")")[2].split()
 
 
-def _state(pid: int) -> bytes:
-    fields = _stat(pid)
-    return fields[0] if fields else b"X"
+def _living(pids: list[int]) -> int:
+    """Return how many of some processes have not ended."""
+    return sum(fields[0] not in (b"Z", b"X") for pid in pids if (fields := _stat(pid)))
 
 
 def _cpu_s(pid: int) -> float:

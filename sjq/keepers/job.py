@@ -78,12 +78,12 @@ class Job:
     def stop(self) -> None:
         """Ask every process of the job to end, and have what is left killed after its time. Twice is fine."""
         if self._kill_at is None:
-            self._ask_to_end()
             self._kill_at = time.monotonic() + self._kill_after_s
+            self._ask_to_end(self._kill_at)
 
-    def _ask_to_end(self) -> None:
+    def _ask_to_end(self, until: float) -> None:
         """Send SIGTERM to every process of the job; a stopped one is woken to receive it."""
-        for pid in {self.pid, *tree(os.getpid())}:
+        for pid in {self.pid, *tree(os.getpid(), until=until)}:
             for number in (signal.SIGTERM, signal.SIGCONT):
                 try:
                     os.kill(pid, number)

@@ -38,7 +38,9 @@ class Root:
         self.bell = Bell()
         self.keepers: set[int] = set()
         self.foreign: set[int] = set()
-        """What other users started below a keeper, and we may not kill."""
+        """Children that another user started, and we may not kill."""
+        self.left = 0
+        """How many processes were found of which that is so, since the worker was told."""
 
     def loop(self) -> NoReturn:
         """Do as the worker says until it is gone."""
@@ -98,12 +100,15 @@ class Root:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
             self.keepers.discard(pid)
-        self.say({"left": self.sweep()})
+        self.sweep()
+        left, self.left = self.left, 0
+        self.say({"left": left})
 
-    def sweep(self) -> int:
-        """Kill every child that is no keeper; return how many are left that we may not kill."""
-        self.foreign.update(sweep(self.strays, patience_s=0))
-        return len(self.foreign)
+    def sweep(self) -> None:
+        """Kill every child that is no keeper."""
+        if left := sweep(self.strays, patience_s=0):
+            self.left += len(left)
+            self.foreign.update(set(left) & set(children(os.getpid())))
 
     def strays(self) -> list[int]:
         """Collect children that have ended; return those that are neither keepers nor out of our reach."""

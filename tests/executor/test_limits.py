@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import sys
@@ -365,13 +366,16 @@ def test_as_many_processes_as_a_job_may_have_are_fine(workshop: Workshop) -> Non
 def test_a_fork_bomb_ends_at_its_limit(workshop: Workshop, neighbour: Neighbour, detached: bool) -> None:
     task = workshop.task(
         f"""
-        # Bounded in any case: 512 processes, and 20 s.
+        # Bounded in any case, to 1000 processes and 20 s.
         until = time.monotonic() + 20
-        for _ in range(9):
+        forks = os.open("notes/forks", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        while time.monotonic() < until:
+            if os.lseek(forks, 0, os.SEEK_END) >= 1000:
+                time.sleep(0.05)
+                continue
+            os.write(forks, b".")
             if not os.fork() and {detached}:
                 os.setsid()
-        while time.monotonic() < until:
-            time.sleep(0.05)
         """,
         limits=Limits(processes=40),
     )
@@ -380,6 +384,14 @@ def test_a_fork_bomb_ends_at_its_limit(workshop: Workshop, neighbour: Neighbour,
     assert measured(breach(end, Reason.LIMIT)) > 40
     assert neighbour.is_untouched()
     assert neighbour.ends_well()
+
+
+def test_whoever_watches_it_comes_first_and_a_job_does_not(workshop: Workshop) -> None:
+    note = "note('policy', [os.sched_getscheduler(0), os.getpriority(os.PRIO_PROCESS, 0)])"
+    for script in (note, f"{note}; subprocess.Popen(['sleep', '30'])", note):
+        end = workshop.run(script, limits=Limits(processes=10))
+        assert end.exit_code == 0
+        assert workshop.noted("policy") == [os.sched_getscheduler(0), os.getpriority(os.PRIO_PROCESS, 0)]
 
 
 # Open files.

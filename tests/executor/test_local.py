@@ -182,11 +182,11 @@ def kept(tmp_path: Path) -> Iterator[Kept]:
 def test_each_process_is_asked_to_end_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who hears SIGTERM twice may take the second for impatience, as the worker itself does."""
     sent: list[tuple[int, int]] = []
-    monkeypatch.setattr("sjq.keepers.job.tree", lambda _: [11, 12])
+    monkeypatch.setattr("sjq.keepers.job.tree", lambda _, **__: [11, 12])
     monkeypatch.setattr(os, "kill", lambda pid, number: sent.append((pid, number)))
     job = Job.__new__(Job)
     job.pid = 11
-    job._ask_to_end()
+    job._ask_to_end(1.0)
     assert sorted(sent) == [(pid, number) for pid in (11, 12) for number in (signal.SIGTERM, signal.SIGCONT)]
 
 
