@@ -9,6 +9,7 @@ from pathlib import Path
 import sjq
 from sjq import errors
 from sjq.brokers.redis.keys import Keys
+from sjq.brokers.redis.upkeep import _FAULTS
 from sjq.cli import COMMANDS
 from sjq.config import _TOP, TopicPolicy, WorkerPolicy
 from sjq.states import Event, Reason, State
@@ -52,7 +53,8 @@ def test_every_configuration_key_stands_in_the_reference_and_no_other() -> None:
         re.findall(r"`([\w.]+)`", "".join(re.findall(r"^\| (`.*?) \|", section("Configuration"), re.MULTILINE)))
     )
     documented -= {"SJQ_BROKER", "SJQ_JOB_DATA", "SJQ_CONFIG"}
-    there = {key for key in _TOP if key not in ("defaults", "events", "topics", "worker")} | {"events.length"}
+    there = {key for key in _TOP if key not in ("defaults", "events", "records", "topics", "worker")}
+    there |= {"events.length", "records.size"}
     there |= {f"worker.{field.name}" for field in fields(WorkerPolicy)}
     there |= {f"topics.T.{field.name}" for field in fields(TopicPolicy)}
     there |= {f"defaults.{field.name}" for field in fields(TopicPolicy) if field.name != "script"}
@@ -70,6 +72,14 @@ def test_every_key_stands_in_the_reference_and_no_other() -> None:
         name.split(":")[0] for name in re.findall(r"^\| `([\w:<>]+)` \|", section("Keys in Redis"), re.MULTILINE)
     }
     there = {name for name in vars(Keys) if not name.startswith("_") and name != "prefix"}
+    assert documented == there
+
+
+def test_every_finding_stands_in_the_reference_and_no_other() -> None:
+    documented = set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.*?) \|", section("Upkeep"), re.MULTILINE))))
+    sources = [ROOT / "sjq" / file for file in ("fsck.py", "worker/repairs.py", "brokers/redis/upkeep.py")]
+    found = set(re.findall(r'code="(\w+)"|_files\(attempt, "(\w+)"', "".join(path.read_text() for path in sources)))
+    there = {one or other for one, other in found} | set(_FAULTS) | {"lost", "silent"}
     assert documented == there
 
 

@@ -67,9 +67,8 @@ def _say_pruned(pruned: Mapping[tuple[str, State], Pruned], *, yes: bool) -> Non
         render.table(["TOPIC", "STATE", "JOBS", "SIZE"], rows)
     jobs = sum(found.jobs for found in pruned.values())
     size = shown_size(sum(found.bytes for found in pruned.values()))
-    render.talk(
-        f"{jobs} jobs with {size} " + ("are gone" if yes else "would go; --yes does it" if jobs else "would go")
-    )
+    what = f"{jobs} {'job' if jobs == 1 else 'jobs'} with {size}"
+    render.talk(f"pruned: {what}" if yes else f"to be pruned: {what}" + ("; --yes does it" if jobs else ""))
 
 
 @click.command("fsck", short_help="Find and mend what crashes left.")

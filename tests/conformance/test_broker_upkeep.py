@@ -390,6 +390,19 @@ def test_old_jobs_are_forgotten_and_others_kept(broker: Broker, wire: Wire) -> N
     assert waiting(broker) == ["waits", "leased"]
 
 
+def test_the_stub_of_a_success_lasts_on_for_its_ten_minutes(broker: Broker, wire: Wire) -> None:
+    create(broker, "a", "b")
+    Hand(broker).drain()
+    broker.confirm(["a"])
+    wire("EXPIRE", "job_state:a", 100)
+    assert broker.forget(outdated("a", "b", state=State.SUCCEEDED), look=True) == ["a", "b"]
+    assert [job.job_id for job in broker.unconfirmed()] == ["b"]
+    assert broker.forget(outdated("a", "b", state=State.SUCCEEDED)) == ["a", "b"]
+    assert wire("TTL", "job_state:a") <= 100 < wire("TTL", "job_state:b") <= 600
+    wire.push(TOPIC, "b", SOUND)
+    assert Hand(broker).take() is None
+
+
 Step = Callable[[Broker], object]
 NEW_LIVES: dict[str, Step] = {
     "sent back": lambda broker: broker.requeue(TOPIC, [State.FAILED]),

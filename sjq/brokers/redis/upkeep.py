@@ -13,6 +13,7 @@ import msgspec
 
 from sjq.brokers.base import Fault, Outdated
 from sjq.brokers.redis.inspection import STEP, Inspection, literal
+from sjq.brokers.redis.keys import STUB_SECONDS
 from sjq.brokers.redis.scripts import Argument
 from sjq.errors import MessageError, UsageError
 from sjq.jobs import Job, check_topic, decode_message, id_from_bytes, id_to_bytes, shown
@@ -253,7 +254,9 @@ class Upkeep(Inspection):
         flat: list[Argument] = []
         for job in jobs:
             flat += [id_to_bytes(job.job_id), str(job.state), int(job.before * 1000)]
-        return [id_from_bytes(raw_id) for raw_id in self.server.run("forget", flat, look=int(look))]
+        return [
+            id_from_bytes(raw_id) for raw_id in self.server.run("forget", flat, look=int(look), stub_s=STUB_SECONDS)
+        ]
 
 
 def _fits(place: str, topic: str, state: bytes | None, at: bytes | None) -> bool:
