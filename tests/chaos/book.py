@@ -70,7 +70,7 @@ class Verdict:
         text += "".join(f", {name} {value:g}" for name, value in self.measures.items())
         lines = [f"{'clean' if self.clean else 'NOT CLEAN'}: {text}"]
         for name, found in self.findings.items():
-            lines += [f"    {name}: {one}" for one in found[:SHOWN]]
+            lines += [f"    {name}: {ascii(one)[1:-1]}" for one in found[:SHOWN]]
             lines += [f"    {name}: ... and {len(found) - SHOWN} more"] if len(found) > SHOWN else []
         return "\n".join(lines)
 
@@ -129,7 +129,7 @@ class Book:
         self.job(note["id"]).finishes += (note["attempt"],)
 
     def _fault(self, note: Note) -> None:
-        self.faults[note["kind"]] += 1
+        self.faults[note["kind"]] += note.get("times", 1)
         at: float = note["at"]
         down: float = note.get("down", at)
         self._note_back(down)

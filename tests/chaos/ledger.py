@@ -8,7 +8,7 @@ Every line has a `note`, which says what it is, and `at`, seconds since the epoc
     created   ids                                ... and the broker has said that it has them
     start     id, attempt, topic, pid            by the handler itself
     finish    id, attempt, topic, pid            the same, when its output is written
-    fault     kind, number, down                 a fault is over, which began at `down`; what follows is its consequence
+    fault     kind, down, times                  a fault is over, or so many; it began at `down`
     event     event, id, topic, ...              from sjq's event stream, `at` by the server's clock
     reread                                       the events before this line count no more: they follow once again
     record    id, state, attempt, output         what stands in `job_data/`; `output` is the attempt that wrote it

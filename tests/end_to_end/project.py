@@ -58,6 +58,15 @@ class Project:
         self, *arguments: str, stdin: str | bytes = b"", code: int = 0, seconds: float = 60, **environ: str
     ) -> subprocess.CompletedProcess[str]:
         """Run a command to its end, and check its exit code."""
+        done = self.run(*arguments, stdin=stdin, seconds=seconds, **environ)
+        assert done.returncode == code, f"{arguments} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
+        assert "Traceback" not in done.stderr or "handler" in done.stderr, done.stderr
+        return done
+
+    def run(
+        self, *arguments: str, stdin: str | bytes = b"", seconds: float = 60, **environ: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end."""
         done = subprocess.run(
             [SJQ, *arguments],
             cwd=self.root,
@@ -67,12 +76,9 @@ class Project:
             timeout=seconds,
             check=False,
         )
-        text = subprocess.CompletedProcess(
+        return subprocess.CompletedProcess(
             done.args, done.returncode, done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace")
         )
-        assert text.returncode == code, f"{arguments} ended with {text.returncode}:\n{text.stdout}\n{text.stderr}"
-        assert "Traceback" not in text.stderr or "handler" in text.stderr, text.stderr
-        return text
 
     def create(self, topic: str, data: object, *arguments: str) -> str:
         return self.sjq("create", topic, json.dumps(data), *arguments).stdout.strip()

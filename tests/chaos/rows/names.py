@@ -1,0 +1,159 @@
+"""Ids and names of topics that lead elsewhere, if anybody takes them for paths, patterns, or text for a terminal."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from random import Random
+
+from chaos.field import Field, Missed
+from chaos.rows.row import Row, Size
+from chaos.watch import Watch
+from sjq.errors import MessageError
+from sjq.jobs import check_id, id_from_bytes, id_to_bytes
+from sjq.records import KINDS
+
+PER_PART = 500
+SHOWN = 5
+"""So many of each portion are asked for by the commands that a person types."""
+OURS = ("config.json", "topics", "job_data", ".sjq", ".venv", "running")
+"""What is in the project, or is written by the handlers of these rows."""
+DRIVERS = ("ledger.jsonl", "project", "server", "workers")
+CANARY = "canary"
+EVIL = "import os\nopen(os.environ['CHAOS_LEDGER'] + '.evil', 'w').close()\n"
+
+
+def names(field: Field) -> None:
+    """Push ids and topics of all kinds, watched from all around the project, with canaries where they lead."""
+    root = field.project.root
+    canaries = list(_lay_canaries(field))
+    field.project.configure(topics={"piece": {"script": "work.py", "concurrency": 4}})
+    with Watch(field.folder, root) as watch:
+        worker = field.worker()
+        field.until(worker.serves, 60, "the start of the worker")
+        for number in range(field.book.faults["names"], field.plan.faults, PER_PART):
+            count = min(PER_PART, field.plan.faults - number)
+            ids = _push(field, number, count)
+            try:
+                field.until(lambda: not field.book.open, 120, "the end of all that was pushed")
+                _ask(field, ids)
+            finally:
+                for path in set(watch.touched()):
+                    if path.name not in (*OURS, *DRIVERS):
+                        field.complain(f"{path} was touched")
+                for path in _led_to(field.project.job_data, ids):
+                    field.complain(f"{path} was written")
+            field.fault("names", times=count)
+    for canary in canaries:
+        if canary.read_text() != EVIL:
+            field.complain(f"{canary} was overwritten")
+    if field.ledger.path.with_name("ledger.jsonl.evil").exists():
+        field.complain("a script from outside of topics/ was run")
+    field.drain()
+
+
+def _lay_canaries(field: Field) -> Iterator[Path]:
+    """Put files where hostile names lead: into the project's folder and the one above, as records and as scripts."""
+    for folder in (field.project.root, field.folder):
+        for name in (f"{CANARY}.py", *(f"{CANARY}-{kind}" for kind in KINDS)):
+            (folder / name).write_text(EVIL)
+            yield folder / name
+
+
+def _push(field: Field, first: int, count: int) -> list[str]:
+    """Push ids of all kinds to a topic with a handler, and some to topics that cannot be."""
+    dice = field.random(first)
+    ids = list(dict.fromkeys(id_from_bytes(_id(dice, number, field)) for number in range(first, first + count)))
+    ids = [job_id for job_id in ids if job_id not in field.book.jobs]
+    valid = [job_id for job_id in ids if _is_valid(job_id)]
+    invalid = [job_id for job_id in ids if not _is_valid(job_id)]
+    field.ledger.note("create", ids=valid, children=0, end="succeeded")
+    field.ledger.note("create", ids=invalid, children=0, end="failed (message)")
+    with field.server.client() as server:
+        pipe = server.pipeline(transaction=False)
+        for job_id in ids:
+            raw_id = id_to_bytes(job_id)
+            pipe.set(b"job_data:" + raw_id, b'{"job_id": "x", "data": [0, 0]}', nx=True)
+            for _ in range(dice.choice((1, 1, 2))):  # a producer who had no answer repeats himself
+                pipe.rpush("incoming:piece", raw_id)
+        for topic in _topics(field):
+            pipe.rpush(b"incoming:" + topic, "hostile")
+        pipe.execute()
+    field.ledger.note("created", ids=ids)
+    field.read()
+    return ids
+
+
+def _id(dice: Random, number: int, field: Field) -> bytes:
+    tail = b"%d" % number
+    ways = (
+        dice.randbytes(dice.randint(1, 40)) + tail,
+        b"../" * dice.randint(1, 2) + tail,
+        b"../" * dice.randint(1, 2) + CANARY.encode(),
+        os.fsencode(field.folder / CANARY),
+        os.fsencode(field.folder / "absolute") + tail,
+        b"." * dice.randint(1, 9) + tail,
+        b"%2E%2E%2F" + tail,
+        b"a~" + tail,
+        b"x" * dice.choice((119, 120, 121, 508, 600)) + tail,
+        "/é\u202e\u2028💥".encode() * dice.randint(1, 12) + tail,
+        b"\x1b[2J\x1b]0;title\x07\r\n" + tail,
+        b"a\0b" + tail,
+        b"*?[a-z]" + tail,
+        b"--help" + tail,
+        b"-" + tail,
+        b" " * dice.randint(1, 5) + tail,
+        b"name-metadata.json." + b"a" * 16 + tail,
+        b"{tag}:" + tail,
+        b"con:nul|<>\"'\\" + tail,
+        b"",
+    )
+    return dice.choice(ways)
+
+
+def _topics(field: Field) -> Iterator[bytes]:
+    yield from (b"../" * depth + CANARY.encode() for depth in (1, 2, 3))
+    yield from (
+        os.fsencode(field.folder / CANARY),
+        b"",
+        b"\x1b[2J",
+        b"a\0b",
+        b"\xff",
+        b"*",
+        b"x" * 300,
+        b"../topics/work",
+    )
+
+
+def _is_valid(job_id: str) -> bool:
+    try:
+        check_id(job_id)
+    except MessageError:
+        return False
+    return True
+
+
+def _ask(field: Field, ids: list[str]) -> None:
+    """Ask for jobs as a person does; what is shown must be fit for a terminal."""
+    askable = [job_id for job_id in ids if _is_valid(job_id)][:SHOWN]
+    for command in (["status"], ["list", "--limit", "20"], *(["show", "--", job_id] for job_id in askable)):
+        done = field.project.run(*command)
+        if done.returncode not in (0, 2, 3) or "Traceback" in done.stderr:
+            raise Missed(f"{command} went well; it ended with {done.returncode}: {done.stderr}")
+        if unfit := [char for char in done.stdout + done.stderr if not (char.isprintable() or char == "\n")]:
+            field.complain(f"{command} shows {unfit[0]!r}")
+
+
+def _led_to(job_data: Path, ids: list[str]) -> Iterator[Path]:
+    """Yield what exists where ids lead as paths, other than canaries, which are looked at by what is in them."""
+    for job_id in ids:
+        for kind in KINDS:
+            path = Path(os.path.normpath(job_data / f"{job_id}-{kind}"))
+            with suppress(OSError, ValueError):  # too long for a path, or with a NUL
+                if path.parent != job_data and CANARY not in job_id and path.exists():
+                    yield path
+
+
+NAMES = Row(name="names", run=names, ci=Size(5_000, 0), release=Size(100_000, 0))
