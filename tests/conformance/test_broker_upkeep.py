@@ -200,6 +200,11 @@ def test_an_id_that_waits_without_a_message_fails_as_a_take_would_do(broker: Bro
     assert Hand(broker).malformed().job_id == "a"
 
 
+def test_an_id_that_waits_on_a_topic_without_a_name_is_mended_too(broker: Broker, wire: Wire) -> None:
+    wire.push("", "a")
+    assert mended(broker).code == "messageless"
+
+
 def test_a_message_that_names_its_topic_is_pushed_for_its_producer(broker: Broker, wire: Wire) -> None:
     create(broker, "b")
     wire("SET", "job_data:a", SOUND)

@@ -190,7 +190,7 @@ class Upkeep(Inspection):
         code, state, count = answer
         what, repair = _FAULTS[code]
         what = what.format(place=shown(f"{place}:{topic}"), state=state, count=count)
-        if not topic or repair is None:
+        if repair is None or not (place or topic):
             what, repair = f"{what}: {_ADVICE[code]}", None
         yield Fault(
             code=code,
