@@ -12,6 +12,7 @@ import msgspec
 
 from sjq import clock
 from sjq.errors import MessageError, UsageError
+from sjq.large import Content, check_utf8, is_large
 from sjq.states import Reason, State
 
 MOST_NEXT_JOBS = 10_000
@@ -99,10 +100,10 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
 
     job_id: str
     topic: str
-    data: bytes
-    """The job's data as JSON text, to the byte as its producer wrote it."""
+    data: Content
+    """The job's data as JSON text, to the byte as its producer wrote it; what is large may be a view of a file."""
     parent_job_id: str | None = None
-    attachment: bytes | None = None
+    attachment: Content | None = None
     created_at: str | None = None
     retries: int | None = None
     """How often the job may be tried again; None is what its topic's policy says, as in the next two."""
@@ -114,8 +115,12 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     """`labels`, `requester`, `traceparent` and `hops`, which next jobs take over from their parent."""
 
     def encode(self) -> bytes:
-        """Return the JSON text of section 5 of the design, without the attachment."""
-        wire: dict[str, object] = {"job_id": self.job_id, "data": msgspec.Raw(self.data)}
+        """Return the JSON text of the wire protocol, without the attachment."""
+        return b"".join(self.pieces())
+
+    def pieces(self) -> tuple[Content, ...]:
+        """Return the same in pieces, of which the data is one as it is."""
+        wire: dict[str, object] = {"job_id": self.job_id}
         if self.parent_job_id is not None:
             wire["parent_job_id"] = self.parent_job_id
         if self.attachment is not None:
@@ -126,9 +131,9 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
             if (value := getattr(self, name)) is not None:
                 wire[name] = value
         wire.update(self.inherited)
-        return msgspec.json.encode(wire)
+        return b'{"data":', self.data, b"," + msgspec.json.encode(wire)[1:]
 
-    def next(self, topic: str, data: bytes, *, attachment: bytes | None = None) -> Message:
+    def next(self, topic: str, data: Content, *, attachment: Content | None = None) -> Message:
         """Return a new message for the job that follows this one on `topic`."""
         inherited = dict(self.inherited)
         inherited["hops"] = msgspec.Raw(str(self.hops + 1).encode())
@@ -256,7 +261,7 @@ _wire = msgspec.json.Decoder(_Wire)
 
 
 def decode_message(
-    job_id: str, topic: str, text: bytes | None, attachment: Callable[[], bytes | None] = lambda: None
+    job_id: str, topic: str, text: Content | None, attachment: Callable[[], Content | None] = lambda: None
 ) -> Message:
     """Return the message that a queue holds under `job_id`; raise MessageError when it is malformed.
 
@@ -266,7 +271,7 @@ def decode_message(
     if text is None:
         raise MessageError("the id waits in the queue, but has no message: SET job_data:<id> before the push")
     try:
-        text.decode("utf-8")
+        check_utf8(text)
         wire = _wire.decode(text)
     except UnicodeDecodeError as error:
         raise MessageError(f"the message is not UTF-8 (byte {error.start})") from None
@@ -289,7 +294,7 @@ def decode_message(
     return Message(
         job_id=job_id,
         topic=topic,
-        data=bytes(wire.data),
+        data=view if is_large(view := memoryview(wire.data)) else bytes(view),
         parent_job_id=wire.parent_job_id,
         attachment=attached,
         created_at=_text_or_none(wire.created_at),

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import stat
 from pathlib import Path
 from typing import BinaryIO
+
+from sjq.large import LARGE_BYTES, Content
 
 _KINDS = {
     stat.S_IFBLK: "a device",
@@ -46,6 +49,20 @@ def open_plain(path: Path, *, follow: bool = False) -> BinaryIO:
 def read_plain(path: Path, *, follow: bool = False, most: int | None = None) -> bytes:
     """Return what a plain file holds; raises as `open_plain`, and TooLarge for one of more than `most` bytes."""
     with open_plain(path, follow=follow) as file:
-        if most is not None and (size := os.fstat(file.fileno()).st_size) > most:
-            raise TooLarge(path, size=size, most=most)
+        _checked_size(file, path, most)
         return file.read()
+
+
+def map_plain(path: Path, *, follow: bool = False, most: int | None = None) -> Content:
+    """Return the same, and of a large file a view, whose pages the system reads and drops as it likes."""
+    with open_plain(path, follow=follow) as file:
+        if _checked_size(file, path, most) <= LARGE_BYTES:
+            return file.read()
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+def _checked_size(file: BinaryIO, path: Path, most: int | None) -> int:
+    size = os.fstat(file.fileno()).st_size
+    if most is not None and size > most:
+        raise TooLarge(path, size=size, most=most)
+    return size

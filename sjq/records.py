@@ -27,7 +27,8 @@ from typing import Any
 import msgspec
 
 from sjq.jobs import Lease, id_from_bytes, id_to_bytes
-from sjq.plain_file import open_plain, read_plain
+from sjq.large import Content
+from sjq.plain_file import map_plain, open_plain, read_plain
 from sjq.states import Reason, State
 
 LONGEST_NAME_BYTES = 120
@@ -124,9 +125,9 @@ class Record:
         """Return what the attempt printed to stdout and stderr, cut in the middle where it is long."""
         return _shortened(self.stdout), _shortened(self.stderr)
 
-    def returned(self, most: int) -> bytes:
-        """Return what the attempt wrote as its output; raise OSError, as `read_plain` does, where that cannot be."""
-        return read_plain(self.output, most=most)
+    def returned(self, most: int) -> Content:
+        """Return what the attempt wrote as its output; raise OSError, as `map_plain` does, where that cannot be."""
+        return map_plain(self.output, most=most)
 
     def complaint(self) -> str:
         """Return the line of stderr that says why the attempt failed: an exception's, or the last, shortened."""
@@ -222,7 +223,7 @@ class Records:
         else:
             remove(record.published("attachment.bin"))  # of an earlier life of the id
 
-    def _write(self, path: Path, content: bytes, digest: str) -> None:
+    def _write(self, path: Path, content: Content, digest: str) -> None:
         beside = path.with_name(f"{path.name}.{digest}")
         descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
         with os.fdopen(descriptor, "wb") as file:

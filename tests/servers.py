@@ -25,7 +25,7 @@ PERMANENT = (b"stats", b"events")
 """Keys that stay for ever, as `sjq/brokers/redis/keys.py` says."""
 QUEUES = (b"incoming", b"scheduled", b"processing", b"failed")
 JOBS = (b"job_data", b"job_attachment", b"job_state")
-EXPIRING = (b"lock", b"worker", b"control", b"durable")
+EXPIRING = (b"lock", b"worker", b"control", b"durable", b"staged_data", b"staged_attachment")
 UNTIL_RESUMED = (b"pause",)
 
 

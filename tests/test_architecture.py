@@ -17,7 +17,8 @@ PACKAGE = Path(sjq.__file__).parent
 
 LAYERS: list[tuple[str, ...]] = [
     ("",),  # sjq/__init__.py: the version and lazy names
-    ("errors", "clock", "plain_file", "sizes", "durations"),
+    ("errors", "clock", "large", "sizes", "durations"),
+    ("plain_file",),
     ("checks",),
     ("states",),
     ("jobs",),

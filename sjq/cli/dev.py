@@ -41,7 +41,8 @@ def dev_command(topic: str, index: int | None, job_id: str | None) -> None:
     if done.output is not None:
         render.raw(done.output.rstrip() + b"\n")
     for following in done.outcome.next_jobs:
-        render.talk(f"would create on {following.topic}: {render.brief(following.data.decode(), 100)}")
+        begin = bytes(following.data[:200]).decode("utf-8", "replace")
+        render.talk(f"would create on {following.topic}: {render.brief(begin, 100)}")
     sys.exit(0 if done.outcome.state is State.SUCCEEDED else 1)
 
 

@@ -12,12 +12,13 @@ import msgspec
 from sjq.errors import MessageError, UsageError
 from sjq.executors.base import Breach, Exit
 from sjq.jobs import MOST_HOPS, MOST_NEXT_JOBS, Message, check_topic, json_fault
+from sjq.large import Content, check_utf8, is_large
 from sjq.outcomes import Outcome, failed, succeeded, timedout
-from sjq.plain_file import TooLarge, read_plain
+from sjq.plain_file import TooLarge, map_plain
 from sjq.sizes import shown_size
 from sjq.states import Reason
 
-ReadOutput = Callable[[int], bytes]
+ReadOutput = Callable[[int], Content]
 """Reads what the attempt wrote, if that has at most so many bytes.
 
 Raises FileNotFoundError when it wrote nothing, TooLarge when that is more, OSError when it cannot be read.
@@ -139,7 +140,7 @@ def _read(read_output: ReadOutput, max_output: int) -> _Output:
     except OSError as error:
         raise _BadOutput(f"its output cannot be read: {error.strerror}") from error
     try:
-        text.decode("utf-8")
+        check_utf8(text)
         return _output.decode(text)
     except UnicodeDecodeError as error:
         raise _BadOutput(f"its output is not UTF-8 (byte {error.start})") from None
@@ -176,10 +177,11 @@ def _next_job(message: Message, item: _Next, index: int, root: Path) -> Message:
             raise _BadOutput(f'its output asks for a "{name}" at next[{index}], which is not supported yet')
     try:
         check_topic(item.topic)
-        attachment = None if item.attachment is None else read_plain(root / item.attachment, follow=True)
+        attachment = None if item.attachment is None else map_plain(root / item.attachment, follow=True)
     except (UsageError, MessageError) as error:
         raise _BadOutput(f"its output names a next topic that cannot be: {error}") from None
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise _BadOutput(f"the attachment {item.attachment!r} of next[{index}] cannot be read: {why}") from None
-    return message.next(item.topic, bytes(item.data), attachment=attachment)
+    data = memoryview(item.data)
+    return message.next(item.topic, data if is_large(data) else bytes(data), attachment=attachment)

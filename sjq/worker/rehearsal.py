@@ -17,7 +17,7 @@ from sjq.executors.base import Exit, Runtime, Task
 from sjq.executors.runtimes import Runtimes
 from sjq.jobs import Message
 from sjq.outcomes import Outcome
-from sjq.plain_file import read_plain
+from sjq.plain_file import map_plain
 from sjq.topics import Topic
 from sjq.worker.judgement import judge
 
@@ -47,7 +47,7 @@ def rehearse(
         outcome = judge(
             message,
             end,
-            lambda most: read_plain(task.output, most=most),
+            lambda most: map_plain(task.output, most=most),
             config.root,
             max_output=topic.policy.max_output,
         )

@@ -137,7 +137,7 @@ def test_large_data_and_attachments_are_split_over_calls_and_arrive_whole(broker
     for job_id in ("a", "b", "c"):
         lease = hand.lease()
         assert lease.job_id == job_id
-        assert json.loads(lease.message.data) == big
+        assert json.loads(bytes(lease.message.data)) == big
         assert lease.message.attachment == big.encode()
         assert broker.settle(lease, succeeded())
 

@@ -167,7 +167,14 @@ def followers(output: object, root: Path = NOWHERE) -> list[tuple[str, object, b
     assert (outcome.state, outcome.reason, outcome.why) == (State.SUCCEEDED, None, None)
     assert all(message.parent_job_id == "parent" for message in outcome.next_jobs)
     assert len({message.job_id for message in outcome.next_jobs}) == len(outcome.next_jobs)
-    return [(message.topic, json.loads(message.data), message.attachment) for message in outcome.next_jobs]
+    return [
+        (
+            message.topic,
+            json.loads(bytes(message.data)),
+            None if message.attachment is None else bytes(message.attachment),
+        )
+        for message in outcome.next_jobs
+    ]
 
 
 def test_a_next_topic_gets_the_data() -> None:

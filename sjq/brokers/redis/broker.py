@@ -13,14 +13,17 @@ from sjq.brokers.redis.durability import await_disk
 from sjq.brokers.redis.inspection import as_text, literal, number
 from sjq.brokers.redis.keys import STUB_SECONDS, Keys
 from sjq.brokers.redis.scripts import Argument
+from sjq.brokers.redis.staging import fetch, stage
 from sjq.brokers.redis.upkeep import Upkeep
 from sjq.brokers.redis.wakeup import open_wakeup
 from sjq.errors import BrokerDown, CancelAsked, LeaseLost, MessageError
 from sjq.jobs import Due, Lease, Malformed, Message, decode_message, id_from_bytes, id_to_bytes
+from sjq.large import LARGE_BYTES, Content, is_large
 from sjq.outcomes import Outcome, failed
 from sjq.states import Reason, State
 
-_CANCELLED = -2
+_CANCEL_ASKED = -2
+_NOT_STAGED = -3
 MOST_JOBS_PER_CALL = 500
 MOST_BYTES_PER_CALL = 4 << 20
 MOST_BYTES_OF_JOBS = 512 << 20
@@ -38,7 +41,7 @@ class RedisBroker(Upkeep):
     def create(self, messages: Sequence[Message]) -> None:
         """Let the jobs wait; chunks bound how long the server is busy, each is whole."""
         for chunk in _chunks(messages):
-            self.server.run("create", _flat(chunk))
+            self._run_with_jobs("create", chunk)
 
     def await_disk(self) -> None:
         """Wait as the server's settings allow."""
@@ -69,7 +72,9 @@ class RedisBroker(Upkeep):
         raw_id, text, attempt, taken_ms, since_ms, history, *counted = answer
         job_id = id_from_bytes(raw_id)
         try:
-            message = decode_message(job_id, topic, text, lambda: self.attachment(job_id))
+            if isinstance(text, int):
+                text = fetch(self.server, self.keys.job_data(job_id), text)
+            message = decode_message(job_id, topic, text, lambda: self._attachment(job_id))
         except MessageError as error:
             # Without an answer it is still ours, and nobody runs it: it is given back, and taken and refused again. To
             # repeat the take would lease another job under this fence.
@@ -95,7 +100,7 @@ class RedisBroker(Upkeep):
     ) -> object:
         def run(again: int) -> object:
             named: dict[str, Argument] = {"topic": topic, "worker": worker, "fence": fence, "again": again}
-            named["anew"] = int(anew)
+            named |= {"anew": int(anew), "large": LARGE_BYTES}
             stubs = [id_to_bytes(job_id) for job_id in published]
             return self.server.run("take", stubs, repeat=False, stub_s=STUB_SECONDS, **named)
 
@@ -105,14 +110,20 @@ class RedisBroker(Upkeep):
             # Whether the job was taken is unknown: the fence in the repeated call finds it if it was.
             return run(1)
 
+    def _attachment(self, job_id: str) -> Content | None:
+        name = self.keys.job_attachment(job_id)
+        (size,) = self.server.ask_all([("STRLEN", name)], spoilt=True)
+        large = isinstance(size, int) and size > LARGE_BYTES
+        return fetch(self.server, name, size) if large else self.attachment(job_id)
+
     def settle(self, lease: Lease, outcome: Outcome, *, halting: bool = False) -> bool:
         """End the attempt in one script call."""
         return self._settle(lease.job_id, lease.topic, lease.fence, outcome, halting=halting)
 
     def _settle(self, job_id: str, topic: str, fence: str, outcome: Outcome, *, halting: bool) -> bool:
-        answer = self.server.run(
+        answer = self._run_with_jobs(
             "settle",
-            _flat(outcome.next_jobs),
+            outcome.next_jobs,
             topic=topic,
             id=id_to_bytes(job_id),
             fence=fence,
@@ -122,11 +133,23 @@ class RedisBroker(Upkeep):
             delay_ms=round((outcome.delay_s or 0.0) * 1000),
             halting=int(halting),
         )
-        if answer == _CANCELLED:
+        if answer == _CANCEL_ASKED:
             raise CancelAsked(self._why_cancelled(job_id))
         if answer < 0:
             raise LeaseLost(f"job {job_id} was given to another worker; what this attempt did is not counted")
         return bool(answer)
+
+    def _run_with_jobs(self, name: str, messages: Sequence[Message], **named: Argument) -> int:
+        """Run a step that makes jobs; what is large of them is staged before, and again should it be gone."""
+        flat = _flat(messages)
+        large = [one for one in messages if is_large(one.data) or is_large(one.attachment)]
+        answer = _NOT_STAGED
+        while answer == _NOT_STAGED:
+            staged = stage(self.server, self.keys, large)
+            answer = int(self.server.run(name, flat, repeat=True, **named))
+        if staged:  # what the step had no use for: it was refused, or the job was there already
+            self.server.ask_all([("UNLINK", *staged)])
+        return answer
 
     def _why_cancelled(self, job_id: str) -> str:
         return as_text(self.server.ask("HGET", self.keys.job_state(job_id), "cancel") or b"")
@@ -281,14 +304,20 @@ def _ms(seconds: float) -> int:
 
 
 def _flat(messages: Sequence[Message]) -> list[Argument]:
-    """Return messages as the scripts want them: topic, id, parent, message, attached, attachment of each."""
+    """Return messages as the scripts want them: topic, id, parent, message, attached, attachment of each.
+
+    Of what is large nothing: an empty message, and 2 for attached.
+    """
     flat: list[Argument] = []
+    size = 0
     for message in messages:
-        attached = message.attachment is not None
+        content = message.attachment
+        attached = 0 if content is None else 2 if is_large(content) else 1
         parent = id_to_bytes(message.parent_job_id or "")
-        flat += [message.topic, id_to_bytes(message.job_id), parent, message.encode(), int(attached)]
-        flat.append(message.attachment or b"")
-    size = sum(len(part) for part in flat if isinstance(part, bytes))
+        text = b"" if is_large(message.data) else message.encode()
+        flat += [message.topic, id_to_bytes(message.job_id), parent, text, attached]
+        flat.append(bytes(content) if content is not None and attached == 1 else b"")
+        size += len(message.data) + len(content or b"")
     if size > MOST_BYTES_OF_JOBS:
         raise MessageError(
             f"{'its' if len(messages) == 1 else f'{len(messages)} jobs with their'} data and attachments have {size:,} "

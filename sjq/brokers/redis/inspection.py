@@ -286,7 +286,7 @@ def _job(
         why=fields.get("why"),
         due=None if due_ms is None else due_ms / 1000,
         fence=fields.get("fence"),
-        data=message.data if message else None,
+        data=bytes(message.data) if message else None,
     )
 
 

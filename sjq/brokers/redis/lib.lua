@@ -48,11 +48,29 @@ local function count(state, field)
   return 1
 end
 
+-- What is large of new jobs was brought before (an empty message, attached 2). Tell whether it is all there, unless the
+-- jobs are there already.
+local function are_staged(jobs)
+  for i = 1, #jobs, 6 do
+    local id = jobs[i + 1]
+    local missing = (jobs[i + 3] == '' and redis.call('EXISTS', key('staged_data', id)) == 0)
+      or (jobs[i + 4] == '2' and redis.call('EXISTS', key('staged_attachment', id)) == 0)
+    if missing and redis.call('EXISTS', key('job_state', id), key('job_data', id)) == 0 then return false end
+  end
+  return true
+end
+
+local function put(kind, id, content, staged)
+  if not staged then return redis.call('SET', key(kind, id), content) end
+  redis.call('RENAME', key('staged_' .. string.sub(kind, 5), id), key(kind, id))
+  redis.call('PERSIST', key(kind, id))
+end
+
 -- A job comes into being in `incoming`, unless it is there already or was.
 local function let_wait(topic, id, message, attached, attachment, parent)
   if redis.call('EXISTS', key('job_state', id), key('job_data', id)) > 0 then return end
-  redis.call('SET', key('job_data', id), message)
-  if attached == '1' then redis.call('SET', key('job_attachment', id), attachment) end
+  put('job_data', id, message, message == '')
+  if attached ~= '0' then put('job_attachment', id, attachment, attached == '2') end
   redis.call('RPUSH', key('incoming', topic), id)
   if parent == '' then note('created', topic, id) else note('created', topic, id, 'parent', parent) end
 end

@@ -6,7 +6,7 @@
 -- WRITES processing:<topic> incoming:<topic> scheduled:<topic> failed:<topic> job_state:<id> job_data:<id>
 --   job_attachment:<id> pause:<topic>, and what create writes for the next jobs
 -- RETURNS 1 settled, 0 settled earlier with this fence, -1 the lease is lost, -2 a person has cancelled it, and it may
---   end in any way but not run again
+--   end in any way but not run again, -3 something of the next jobs that was staged is gone
 local state = key('job_state', id)
 local was = redis.call('HMGET', state, 'state', 'fence', 'attempt', 'released', 'cancel')
 if was[2] ~= fence then return -1 end
@@ -26,6 +26,7 @@ for i = 1, #next_jobs, 6 do
   must_note(next_jobs[i])
   must_be('list', key('incoming', next_jobs[i]))
 end
+if not are_staged(next_jobs) then return -3 end
 local ended = now_ms()
 redis.call('LREM', key('processing', topic), 1, id)
 if outcome == 'succeeded' then

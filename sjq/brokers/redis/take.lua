@@ -2,11 +2,11 @@
 -- those whose time has come.
 -- One step, so that the id is always in a list, and leased to somebody while it is in `processing`. An id whose
 -- state is anything but none or incoming is dropped: it was pushed again. The stubs of published jobs start to expire.
--- ARGV prefix length topic worker fence again anew stub_s published...
+-- ARGV prefix length topic worker fence again anew large stub_s published...
 -- READS job_data:<id> pause:<topic>  WRITES job_data:<id> job_attachment:<id> incoming:<topic> scheduled:<topic>
 --   processing:<topic> job_state:<id> stats:<topic> events
 -- RETURNS false when nothing may be taken, the ms until the next scheduled job is due, 'more' when it only dropped, or
---   {id, message, attempt, taken ms, waiting since ms, history, tries, losses, interruptions}
+--   {id, message or the length of a large one, attempt, taken ms, waiting since ms, history, tries, losses, interruptions}
 for i = 1, #published do
   local state = key('job_state', published[i])
   if redis.call('HGET', state, 'state') == 'succeeded' then redis.call('EXPIRE', state, stub_s) end
@@ -19,7 +19,8 @@ must_be('zset', scheduled)
 must_be('hash', key('pause', topic))
 
 local function leased(id)
-  local message = redis.pcall('GET', key('job_data', id))
+  local message = redis.pcall('STRLEN', key('job_data', id))
+  if type(message) ~= 'table' and message <= tonumber(large) then message = redis.call('GET', key('job_data', id)) end
   local was = redis.call(
     'HMGET', key('job_state', id), 'attempt', 'taken', 'since', 'history', 'tries', 'losses', 'interruptions')
   if type(message) == 'table' then message = false end

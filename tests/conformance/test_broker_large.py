@@ -1,0 +1,131 @@
+"""Messages and attachments above a megabyte: brought before the step, whole or not at all, and held in no memory."""
+
+from __future__ import annotations
+
+import json
+import mmap
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace as changed
+from servers import Wire
+
+from sjq.brokers.base import Broker
+from sjq.brokers.redis.broker import RedisBroker
+from sjq.errors import LeaseLost
+from sjq.jobs import Lease, new_message
+from sjq.large import LARGE_BYTES
+from sjq.outcomes import succeeded
+from sjq.states import State
+
+from .jobs import TOPIC, Hand, create, job, state_of
+
+BIG = {"text": "ü" * LARGE_BYTES * 2}
+
+
+@pytest.fixture
+def view(tmp_path: Path) -> Iterator[memoryview]:
+    """An attachment of some megabytes that is in no memory."""
+    path = tmp_path / "attachment"
+    path.write_bytes(bytes(range(256)) * (3 * LARGE_BYTES // 256) + b"end")
+    with path.open("rb") as file, closing(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)) as mapped:
+        content = memoryview(mapped)
+        yield content
+        content.release()
+
+
+def test_what_is_large_comes_back_to_the_byte(broker: Broker, view: memoryview, wire: Wire) -> None:
+    message = changed(new_message(TOPIC, BIG, retries=3), job_id="a", attachment=view)
+    broker.create([job("before"), message, job("after")])
+    assert not [name for name in wire.names() if name.startswith(b"staged")]
+    assert wire("TTL", "job_data:a") == wire("TTL", "job_attachment:a") == -1
+    hand = Hand(broker)
+    assert hand.lease().job_id == "before"
+    lease = hand.lease()
+    assert isinstance(lease.message.data, memoryview)
+    assert isinstance(lease.message.attachment, memoryview)
+    assert json.loads(bytes(lease.message.data)) == BIG
+    assert lease.message.attachment == view
+    assert lease.message.retries == 3
+    assert hand.lease().job_id == "after"
+    known = broker.get("a")
+    assert known is not None
+    assert json.loads(known.data or b"") == BIG
+
+
+def test_a_foreign_message_may_be_large_and_malformed(broker: Broker, wire: Wire) -> None:
+    wire.push(TOPIC, "good", json.dumps({"job_id": "good", "data": BIG}, ensure_ascii=False))
+    wire.push(TOPIC, "bad", b'{"data": "' + b"x" * LARGE_BYTES + b'\xff"}')
+    wire.push(TOPIC, "cut", b'{"data": "' + b"x" * LARGE_BYTES)
+    hand = Hand(broker)
+    assert json.loads(bytes(hand.lease().message.data)) == BIG
+    assert f"not UTF-8 (byte {LARGE_BYTES + 10})" in hand.malformed().why
+    assert "ends too early" in hand.malformed().why
+
+
+def test_next_jobs_may_be_large(broker: Broker, view: memoryview) -> None:
+    create(broker, "a")
+    hand = Hand(broker)
+    lease = hand.lease()
+    child = changed(lease.message.next(TOPIC, json.dumps(BIG).encode(), attachment=view), job_id="child")
+    assert broker.settle(lease, succeeded([child, job("small")]))
+    assert broker.settle(lease, succeeded([child, job("small")])) is False, "its answer was lost"
+    taken = hand.lease()
+    assert taken.job_id == "child"
+    assert json.loads(bytes(taken.message.data)) == BIG
+    assert taken.message.parent_job_id == "a"
+
+
+def test_who_lost_the_lease_leaves_nothing_that_was_staged(broker: Broker, wire: Wire) -> None:
+    create(broker, "a")
+    hand = Hand(broker)
+    lease = hand.lease()
+    broker.recover(TOPIC, dead=[hand.id], expired=[], losses=9)
+    with pytest.raises(LeaseLost):
+        broker.settle(lease, succeeded([lease.message.next(TOPIC, json.dumps(BIG).encode())]))
+    assert not [name for name in wire.names() if name.startswith(b"staged")]
+
+
+def test_what_was_staged_and_is_gone_is_staged_again(
+    broker: Broker, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It expired while the broker was away for hours, or the server lost its last second."""
+    assert isinstance(broker, RedisBroker)
+    create(broker, "a")
+    lease = Hand(broker).lease()
+    run, times = broker.server.run, []
+
+    def late(name: str, *arguments: object, **named: object) -> object:
+        times.append(name)
+        if times.count("settle") == 1:
+            for key in wire.names():
+                if key.startswith(b"staged"):
+                    wire("DEL", key)
+        return run(name, *arguments, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(broker.server, "run", late)
+    child = changed(lease.message.next(TOPIC, json.dumps(BIG).encode()), job_id="child")
+    assert broker.settle(lease, succeeded([child]))
+    assert times.count("settle") == 2
+    assert state_of(broker, "child") is State.INCOMING
+
+
+def test_what_is_staged_expires_by_itself(broker: Broker, wire: Wire) -> None:
+    from sjq.brokers.redis.staging import STAGED_SECONDS, stage
+
+    assert isinstance(broker, RedisBroker)
+    names = stage(broker.server, broker.keys, [changed(job("a"), data=json.dumps(BIG).encode())])
+    assert [name.removeprefix(wire.prefix) for name in names] == [b"staged_data:a"]
+    assert 0 < wire("TTL", "staged_data:a") <= STAGED_SECONDS
+
+
+def test_a_large_job_that_is_created_twice_is_one(broker: Broker, wire: Wire) -> None:
+    message = changed(new_message(TOPIC, BIG), job_id="a")
+    broker.create([message])
+    broker.create([message])
+    lease = Hand(broker).lease()
+    assert isinstance(lease, Lease)
+    assert Hand(broker).take() is None
+    assert not [name for name in wire.names() if name.startswith(b"staged")]
