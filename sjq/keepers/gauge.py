@@ -17,7 +17,7 @@ _LONGEST_LOOK_S = 0.5
 _SHARE = 10
 """Of the time, at most one part in so many is spent on looking, however large the tree."""
 
-_PF_FORKNOEXEC = 0x40  # of a process that was forked and runs no program of its own
+_PF_FORKNOEXEC = 0x40
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -74,7 +74,7 @@ class Gauge:
     def _memory_of(self, pids: list[int], limit: float) -> int:
         """Return the bytes that processes use together; exact only when it may be above the limit.
 
-        One counts from the second look on: most of those that have no program of their own yet have one by then.
+        One counts from the second look on: one that runs in its parent's memory does so for a moment.
         """
         known = [pid for pid in pids if pid in self._seen]
         self._seen.update(pids)
@@ -104,27 +104,39 @@ def _resident(pid: int) -> int:
 
 
 def _shared_once(pids: list[int]) -> int:
-    """Return the same of several, parents first, with each page that they share divided among those who share it.
+    """Return the same of several, with each page that they share divided among those who share it.
 
     A child that was started by vfork, and has no program of its own yet, is not one who shares its parent's pages: it
-    runs in its parent's memory, of which the kernel tells the very same once more.
+    runs in its parent's memory, which does not count once more.
     """
     used = 0
-    told: dict[int, bytes] = {}
     for pid in pids:
-        fields = _stat(pid)  # before the rest: it may get its own program in between
-        told[pid] = text = _read(pid, "smaps_rollup")
-        _, _, behind = text.partition(b"\nPss:")
-        if not behind:
-            used += _resident(pid)
-        elif not (fields and int(fields[6]) & _PF_FORKNOEXEC and told.get(int(fields[1])) == text):
-            used += int(behind.split(None, 1)[0]) * 1024
+        parent = _parent_of_programless(pid)
+        if parent in pids and _waits_for_child(parent):
+            continue
+        _, _, behind = _read(pid, "smaps_rollup").partition(b"\nPss:")
+        used += int(behind.split(None, 1)[0]) * 1024 if behind else _resident(pid)
     return used
 
 
-def _stat(pid: int) -> list[bytes]:
+def _parent_of_programless(pid: int) -> int:
+    """Return the parent of a process that was forked and has no program of its own; 0 for any other."""
+    fields = _stat(pid)
+    return int(fields[1]) if fields and int(fields[6]) & _PF_FORKNOEXEC else 0
+
+
+def _waits_for_child(pid: int) -> bool:
+    """Tell whether a process may have called vfork, which nothing but its child's program or end interrupts."""
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return False
+    return any(_stat(pid, f"task/{thread}/stat")[:1] == [b"D"] for thread in threads)
+
+
+def _stat(pid: int, name: str = "stat") -> list[bytes]:
     """Return the fields of a process's state from the third on, as proc(5) has them; none when it is gone."""
-    return _read(pid, "stat").rpartition(b")")[2].split()
+    return _read(pid, name).rpartition(b")")[2].split()
 
 
 def _living(pids: list[int]) -> int:

@@ -93,6 +93,21 @@ def test_all_that_a_killed_keeper_leaves_is_dead_when_run_returns(workshop: Work
     assert neighbour.ends_well()
 
 
+def test_run_returns_only_when_what_a_killed_keeper_left_is_dead(workshop: Workshop) -> None:
+    task = workshop.task(TREE)
+    running = workshop.start(task)
+    _, its_keeper = until(lambda: workshop.noted("here"), "the job runs")
+    root = parent(its_keeper)
+    os.kill(root, signal.SIGSTOP)
+    os.kill(its_keeper, signal.SIGKILL)
+    time.sleep(0.3)  # what must not happen needs some time not to happen in
+    assert not running.ended
+    assert alive(task.job_id)
+    os.kill(root, signal.SIGCONT)
+    assert running.wait(10).lost
+    assert alive(task.job_id) == []
+
+
 def test_a_keeper_that_is_killed_while_idle_is_replaced(workshop: Workshop) -> None:
     root = root_of(workshop)
     os.kill(first := workshop.noted("keeper"), signal.SIGKILL)
@@ -150,7 +165,7 @@ def test_closing_ends_what_keepers_without_a_root_keep(workshop: Workshop) -> No
     workshop.executor.close()
     assert running.wait(10).error
     assert alive(task.job_id) == []
-    assert state(its_keeper) in ("", "Z")
+    until(lambda: state(its_keeper) in ("", "Z"), "it has ended")
 
 
 @pytest.mark.usefixtures("impatient")

@@ -81,7 +81,7 @@ def test_limits_beyond_all_measure_are_none(workshop: Workshop) -> None:
 
 
 def test_a_kill_that_came_first_is_no_breach(workshop: Workshop) -> None:
-    task = workshop.task(DEAF, limits=Limits(timeout_s=1.2), kill_after_s=2.0)
+    task = workshop.task(DEAF, limits=Limits(timeout_s=1.2, memory_bytes=10**10), kill_after_s=2.0)
     running = workshop.start(task)
     until((workshop.notes / "here").exists, "the job runs")
     workshop.executor.kill(task)
@@ -237,14 +237,16 @@ def test_what_children_no_longer_share_counts_for_each(workshop: Workshop) -> No
     assert measured(breach(end, Reason.MEMORY)) >= 200
 
 
-def test_starting_programs_is_no_use_of_memory(workshop: Workshop) -> None:
+def test_a_program_that_is_being_started_uses_no_memory(workshop: Workshop) -> None:
     """Until it has become another program, a child of vfork has the whole memory of its parent."""
     end = workshop.run(
         """
+        os.mkfifo("notes/late")
+        subprocess.Popen(["sh", "-c", "sleep 0.5; : > notes/late"])
         block = bytearray(100_000_000)
-        until = time.monotonic() + 1.5
-        while time.monotonic() < until:
-            subprocess.run(["true"])
+        stdin = (os.POSIX_SPAWN_OPEN, 0, "notes/late", os.O_RDONLY, 0)  # which waits until somebody writes
+        pid = os.posix_spawn("/bin/true", ["true"], os.environ, file_actions=[stdin])
+        os.waitpid(pid, 0)
         """,
         limits=Limits(memory_bytes=180 * MB),
     )
@@ -326,6 +328,26 @@ def test_the_processor_time_of_a_tree_counts_together(workshop: Workshop) -> Non
     assert end.usage.user_s + end.usage.system_s <= 3
 
 
+def test_the_processor_time_of_orphans_counts_when_they_have_ended(workshop: Workshop) -> None:
+    end = workshop.run(
+        """
+        for _ in range(20):
+            if not os.fork():
+                if not os.fork():
+                    os.setsid()
+                    while time.process_time() < 0.1:
+                        pass
+                    note("spun")
+                os._exit(0)
+            os.wait()
+            wait_for("spun")
+            (here / "spun").unlink()
+        """,
+        limits=Limits(cpu_s=0.8),
+    )
+    assert 0.8 <= measured(breach(end, Reason.LIMIT)) <= 1.5
+
+
 # Processes.
 
 
@@ -362,6 +384,22 @@ def test_as_many_processes_as_a_job_may_have_are_fine(workshop: Workshop) -> Non
     assert (end.exit_code, end.breach) == (0, None)
 
 
+def test_the_living_are_counted_among_the_dead(workshop: Workshop) -> None:
+    end = workshop.run(
+        """
+        if not os.fork():
+            [os.fork() or os.execvp("sleep", ["sleep", "30"]) for _ in range(8)]
+            note("children"), wait_for("never")
+        wait_for("children")
+        for _ in range(10):
+            os.fork() or os._exit(0)
+        wait_for("never")
+        """,
+        limits=Limits(processes=9),
+    )
+    assert measured(breach(end, Reason.LIMIT)) == 10
+
+
 @pytest.mark.parametrize("detached", [False, True], ids=["in its session", "in a new session each"])
 def test_a_fork_bomb_ends_at_its_limit(workshop: Workshop, neighbour: Neighbour, detached: bool) -> None:
     task = workshop.task(
@@ -387,11 +425,12 @@ def test_a_fork_bomb_ends_at_its_limit(workshop: Workshop, neighbour: Neighbour,
 
 
 def test_whoever_watches_it_comes_first_and_a_job_does_not(workshop: Workshop) -> None:
-    note = "note('policy', [os.sched_getscheduler(0), os.getpriority(os.PRIO_PROCESS, 0)])"
+    note = "note('policy', [os.sched_getscheduler(0), os.getpriority(os.PRIO_PROCESS, 0)]); note('k', os.getppid())"
     for script in (note, f"{note}; subprocess.Popen(['sleep', '30'])", note):
         end = workshop.run(script, limits=Limits(processes=10))
         assert end.exit_code == 0
         assert workshop.noted("policy") == [os.sched_getscheduler(0), os.getpriority(os.PRIO_PROCESS, 0)]
+        assert os.sched_getscheduler(workshop.noted("k")) == os.sched_getscheduler(0)
 
 
 # Open files.
