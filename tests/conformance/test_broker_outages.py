@@ -17,7 +17,7 @@ import pytest
 from servers import Server, Wire, free_port, until
 
 from sjq.brokers import open_broker
-from sjq.brokers.base import Broker, Holder
+from sjq.brokers.base import Broker, Fault, Holder, Outdated
 from sjq.brokers.redis.broker import RedisBroker
 from sjq.config import Config
 from sjq.errors import BrokerDown
@@ -32,6 +32,7 @@ SOON_S = 8.0
 
 LEASE = Lease(message=job("a"), fence="w.1", attempt=1, taken_at=0.0, queued_s=None)
 HOLDER = Holder(topic=TOPIC, worker="w", facts={}, expires=True)
+FAULT = Fault(code="immortal", where="worker:w", what="never expires", repair="it expires", topic="w")
 CALLS: dict[str, Callable[[Broker], object]] = {
     "create": lambda broker: broker.create([job("a")]),
     "await_disk": lambda broker: broker.await_disk(),
@@ -60,6 +61,11 @@ CALLS: dict[str, Callable[[Broker], object]] = {
     "resume": lambda broker: broker.resume([TOPIC]),
     "delete": lambda broker: broker.delete(["a"]),
     "events": lambda broker: broker.events(),
+    "check": lambda broker: list(broker.check()),
+    "mend": lambda broker: broker.mend(FAULT, lease_s=1),
+    "unconfirmed": lambda broker: list(broker.unconfirmed()),
+    "ended": lambda broker: list(broker.ended(TOPIC)),
+    "forget": lambda broker: broker.forget([Outdated(job_id="a", state=State.FAILED, before=0.0)]),
 }
 calls = pytest.mark.parametrize("call", CALLS)
 
