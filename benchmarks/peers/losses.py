@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator, Sequence
@@ -324,12 +325,10 @@ def circumstances(queues: set[str], rounds: int) -> list[str]:
     cores = f"{os.cpu_count()} {'virtual ' if virtual else ''}{platform.machine()} cores"
     versions = ", ".join(f"{queue} {version(queue)}" for queue in QUEUES if queue in queues)
     served = subprocess.run([server_binary(), "--version"], capture_output=True, text=True, check=True).stdout
-    return [
-        f"{datetime.now(UTC):%Y-%m-%d}, {cores}, {platform.freedesktop_os_release()['PRETTY_NAME']}, CPython",
-        f"{platform.python_version()}, server: {' '.join(served.split()[:3])}; {versions}. {JOBS} jobs of 5 ms, killed",
-        f"after {KILL_AFTER}, watched for {WATCH_S:g} s; {rounds} rounds: median (range). README.md says what the",
-        "columns mean.",
-    ]
+    text = f"""{datetime.now(UTC):%Y-%m-%d}; {cores}, {platform.freedesktop_os_release()["PRETTY_NAME"]}, CPython
+        {platform.python_version()}; {" ".join(served.split()[:3])}; {versions}. {JOBS} jobs of 5 ms, a kill after
+        {KILL_AFTER}, watched for {WATCH_S:g} s. Of {rounds} rounds median (range); README.md explains the columns."""
+    return textwrap.wrap(" ".join(text.split()), 120)
 
 
 def version(queue: str) -> str:
