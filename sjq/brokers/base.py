@@ -56,6 +56,8 @@ class Pulse:
     lost_locks: frozenset[str]
     lost_leases: frozenset[str]
     """Fences that no longer are the fences of their jobs."""
+    time: float
+    """Seconds since the epoch, by the broker's clock, by which locks and workers expire."""
     cancelled: Mapping[str, str] = field(default_factory=dict)
     """Fences of attempts that a person wants to end -> why."""
 

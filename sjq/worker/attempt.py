@@ -121,7 +121,7 @@ class Attempts:
             return outcome
         if (why := self.in_flight.why_cancelled(lease)) is not None:
             return cancelled(why)
-        if end.killed:
+        if end.killed and end.breach is None:
             return released("its worker was stopped")
         if (full := shortage(self.records.folder)) and lease.interruptions < MOST_EXCUSES:
             return released(f"{full}, which may be why it ended badly ({outcome.why})")

@@ -43,6 +43,10 @@ class Heartbeat:
         self._changed = threading.Condition()
         self._connected_since: float | None = None
         self._last_beat = (clock.monotonic(), clock.now())
+        self._offset_s: float | None = None
+        """How far the broker's clock is ahead of our monotonic one."""
+        self._begun = self._ended = 0
+        """How many beats were begun, and how many of them answered."""
         self._due = False
         self._ending = False
         self._gave_up = False
@@ -104,6 +108,14 @@ class Heartbeat:
             self._due = True
             self._changed.notify_all()
 
+    def confirm(self) -> None:
+        """Return behind a beat that was sent after now, or when the broker is away."""
+        with self._changed:
+            begun = self._begun
+            self._due = True
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._ended > begun or self._connected_since is None, self._lease_s)
+
     def _run(self) -> None:
         retry_s = FIRST_RETRY_S
         while True:
@@ -129,11 +141,15 @@ class Heartbeat:
 
     def _beat(self) -> None:
         """Beat once. After an outage this comes first: before it, nobody else of this worker is let through."""
+        with self._changed:
+            self._begun += 1
         sent, expired, pulse = self._ask()
-        if not expired and self._is_late():
-            # The answer was so long on its way that it is of no use: on its arrival ours may have expired already.
+        if not expired and (self._is_late() or self._has_jumped(sent, pulse)):
+            # The answer was so long on its way, or the broker's clock jumped so far, that it is of no use: our locks
+            # may have expired already, and those of others.
             sent, _, pulse = self._ask()
         self._last_beat = sent
+        self._offset_s = pulse.time - sent[0]
         if pulse.lost_leases:
             self._in_flight.lose(pulse.lost_leases)
         if pulse.cancelled:
@@ -141,9 +157,10 @@ class Heartbeat:
         if pulse.lost_locks:
             self._on_lost_locks(pulse.lost_locks)
         with self._changed:
+            self._ended = self._begun
+            self._changed.notify_all()
             if self._connected_since is None:
                 self._connected_since = clock.monotonic()
-                self._changed.notify_all()
                 if self._thread.is_alive():
                     _log.warning("the broker answers again", extra={"event": "connected"})
 
@@ -174,6 +191,20 @@ class Heartbeat:
         """
         monotonic, wall = self._last_beat
         return max(clock.monotonic() - monotonic, clock.now() - wall) >= self._lease_s * 2 / 3
+
+    def _has_jumped(self, sent: tuple[float, float], pulse: Pulse) -> bool:
+        """Tell whether the broker's clock jumped since the last beat; after that, it is as if it had been away."""
+        if self._offset_s is None:
+            return False
+        jump_s = pulse.time - sent[0] - self._offset_s
+        if abs(jump_s) < self._lease_s / 3:
+            return False
+        with self._changed:
+            self._connected_since = None
+            self._was_away = True
+        text = "the broker's clock jumped by %+.1f s: for one lease nobody is judged by what expired"
+        _log.warning(text, jump_s, extra={"event": "clock_jumped"})
+        return True
 
     def _lost(self, why: str) -> None:
         if self._connected_since is not None:

@@ -215,7 +215,11 @@ class Worker:
         self._unfit = unfit
 
     def _care(self) -> None:
-        """Take back what dead workers left on our topics, and try to lock those we stand by for."""
+        """Take back what dead workers left on our topics, and try to lock those we stand by for.
+
+        What expired may be judged only by a clock that did not jump since the last beat.
+        """
+        self._heartbeat.confirm()
         self._recovery.recover([gate.topic for gate in self._claims.gates.values() if gate.locked])
         if self._heartbeat.may_take_expired_locks() and self._claims.lock_free(self._recovery) and self._wakeup:
             self._wakeup.poke()

@@ -2,12 +2,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from servers import Server, until
 
 from sjq.brokers import open_broker
+from sjq.brokers.base import Broker, Pulse
+from sjq.brokers.redis.broker import RedisBroker
 from sjq.config import Config
 from sjq.executors.local import LocalExecutor
 from sjq.worker.heartbeat import Heartbeat
@@ -71,3 +75,47 @@ def test_a_server_that_answers_late_was_away(heartbeat: Heartbeat, server: Serve
     assert not heartbeat.may_take_expired_locks()
     assert lost.locks == []
     assert server.client().get("lock:t") == ME.encode()
+
+
+class Jumping:
+    """The broker's clock, as the heartbeat hears of it: what expires goes when it jumps forwards."""
+
+    def __init__(self, broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._broker, self._beat, self._offset_s = broker, broker.heartbeat, 0.0
+        monkeypatch.setattr(broker, "heartbeat", self._jumped)
+
+    def _jumped(self, *arguments: Any, **named: Any) -> Pulse:
+        pulse = self._beat(*arguments, **named)
+        return replace(pulse, time=pulse.time + self._offset_s)
+
+    def jump(self, seconds: float) -> None:
+        self._offset_s += seconds
+        if seconds > 0:
+            assert isinstance(self._broker, RedisBroker)
+            self._broker.server.client.delete("lock:t", f"worker:{ME}")
+
+
+@pytest.mark.parametrize("jump_s", [86400.0, -86400.0])
+def test_after_a_jump_of_the_brokers_clock_nobody_is_judged_by_expiry(
+    heartbeat: Heartbeat, lost: Lost, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, jump_s: float
+) -> None:
+    broker = heartbeat._broker
+    clock = Jumping(broker, monkeypatch)
+    until(lambda: heartbeat.connected_for_s() > LEASE_S, 10)
+    assert heartbeat.may_take_expired_locks()
+    clock.jump(jump_s)
+    heartbeat.confirm()
+    assert heartbeat.connected_for_s() < LEASE_S
+    assert not heartbeat.may_take_expired_locks()
+    assert f"jumped by {jump_s:+.1f} s" in caplog.text
+    assert lost.locks == [], "what expired by the jump is taken again"
+    assert [holder.worker for holder in broker.holders(["t"])] == [ME]
+    until(lambda: heartbeat.connected_for_s() > LEASE_S, 10)
+    assert heartbeat.may_take_expired_locks()
+
+
+def test_without_a_jump_a_lock_that_is_gone_is_lost(heartbeat: Heartbeat, lost: Lost) -> None:
+    assert isinstance(heartbeat._broker, RedisBroker)
+    heartbeat._broker.server.client.delete("lock:t")
+    heartbeat.confirm()
+    assert lost.locks == ["t"]

@@ -175,7 +175,7 @@ class RedisBroker(Upkeep):
         flat += topics
         for lease in leases:
             flat += [id_to_bytes(lease.job_id), lease.fence]
-        lost_locks, lost_leases, cancelled = self.server.run(
+        lost_locks, lost_leases, cancelled, now_ms = self.server.run(
             "heartbeat",
             flat,
             worker=worker,
@@ -187,6 +187,7 @@ class RedisBroker(Upkeep):
         return Pulse(
             lost_locks=frozenset(map(id_from_bytes, lost_locks)),
             lost_leases=frozenset(map(id_from_bytes, lost_leases)),
+            time=int(now_ms) / 1000,
             cancelled=dict(zip(map(id_from_bytes, cancelled[::2]), map(as_text, cancelled[1::2]), strict=True)),
         )
 

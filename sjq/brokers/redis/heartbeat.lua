@@ -3,7 +3,8 @@
 -- ARGV prefix worker lease_ms expired facts_n topics_n rest...  (rest: facts, topics, then id and fence of each lease)
 -- READS job_state:<id>  WRITES worker:<id> control:<worker> lock:<topic>
 -- A lock that nobody holds has expired, if that may be, or somebody freed it; then it is lost.
--- RETURNS {topics whose lock is lost}, {fences that are lost}, {fence and why of each lease that a person has cancelled}
+-- RETURNS {topics whose lock is lost}, {fences that are lost}, {fence and why of each lease that a person has cancelled},
+--   the server's time in ms
 local me = key('worker', worker)
 redis.call('DEL', me)
 redis.call('HSET', me, unpack(rest, 1, tonumber(facts_n)))
@@ -32,4 +33,4 @@ for i = last + 1, #rest, 2 do
     cancelled[#cancelled + 1] = was[2]
   end
 end
-return {lost_locks, lost_leases, cancelled}
+return {lost_locks, lost_leases, cancelled, now_ms()}

@@ -39,6 +39,10 @@ _TYPES = {
     "job_attachment": b"string",
     "job_state": b"hash",
     "worker": b"hash",
+    "control": b"list",
+    "pause": b"hash",
+    "staged_data": b"string",
+    "staged_attachment": b"string",
     "stats": b"hash",
     "events": b"stream",
 }
