@@ -6,7 +6,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from .processes import come_first, tree
 
@@ -15,7 +15,7 @@ LOOK_S = 0.02
 
 _LONGEST_LOOK_S = 0.5
 _SHARE = 10
-"""Of the time, at most one part in so many is spent on looking, however large the tree."""
+"""Of a processor's time, at most one part in so many is spent on looking, however large the tree."""
 
 _PF_FORKNOEXEC = 0x40
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -46,10 +46,9 @@ class Gauge:
 
     def look(self, reaped_s: float) -> Excess | None:
         """Return what is exceeded. `reaped_s` is the processor time of those whose end was collected here."""
-        began = time.monotonic()
-        excess = self._excess(reaped_s, began + _LONGEST_LOOK_S)
-        ended = time.monotonic()
-        self.due_at = ended + max(LOOK_S, _SHARE * (ended - began))
+        began_s = time.process_time()
+        excess = self._excess(reaped_s, time.monotonic() + _LONGEST_LOOK_S)
+        self.due_at = time.monotonic() + max(LOOK_S, _SHARE * (time.process_time() - began_s))
         return excess
 
     def _excess(self, reaped_s: float, until: float) -> Excess | None:
@@ -76,7 +75,7 @@ class Gauge:
 
         One counts from the second look on: one that runs in its parent's memory does so for a moment.
         """
-        known = [pid for pid in pids if pid in self._seen]
+        known = self._seen.intersection(pids)
         self._seen.update(pids)
         self._seen.intersection_update(pids)
         used = sum(map(_resident, known))
@@ -103,7 +102,7 @@ def _resident(pid: int) -> int:
     return int(fields[1]) * _PAGE_BYTES if fields else 0
 
 
-def _shared_once(pids: list[int]) -> int:
+def _shared_once(pids: Collection[int]) -> int:
     """Return the same of several, with each page that they share divided among those who share it.
 
     A child that was started by vfork, and has no program of its own yet, is not one who shares its parent's pages: it
