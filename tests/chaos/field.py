@@ -22,11 +22,11 @@ from chaos.book import Book
 from chaos.ledger import Ledger
 from chaos.network import Network
 from chaos.worker import Worker, processes_in
-from sjq.client import Client
+from sjq.brokers import open_broker
 from sjq.config import load
 from sjq.errors import Error
 from sjq.jobs import Message, new_message
-from sjq.records import KINDS
+from sjq.records import KINDS, Records
 
 T = TypeVar("T")
 
@@ -87,7 +87,8 @@ class Field:
         shutil.copytree(Path(__file__).with_name("topics"), self.project.root / "topics", dirs_exist_ok=True)
         if not (self.project.root / ".venv").exists():  # a bare one starts in a fifth of the time of many others
             venv.create(self.project.root / ".venv", symlinks=True)
-        self.client = Client(config=load(self.project.root, {}))
+        config = load(self.project.root, {})
+        self.broker, self.records = open_broker(config), Records(config.job_data)
         self.read()
         return self
 
@@ -96,7 +97,7 @@ class Field:
             worker.kill()
         for network in self._networks:
             network.close()
-        self.client.close()
+        self.broker.close()
         self.server.end(signal.SIGKILL)
 
     # What a row is made of.
@@ -150,7 +151,7 @@ class Field:
 
     def holder(self) -> Worker | None:
         """Return the worker that has the topic of the driver's jobs."""
-        for holder in self.client.broker.holders(["split"]):
+        for holder in self.broker.holders(["split"]):
             for worker in self.workers:
                 if f"-{worker.pid}-" in holder.worker:
                     return worker
@@ -191,7 +192,7 @@ class Field:
     def _create_again(self) -> list[str]:
         """Create those of which that is not known, if there are any: this may be repeated without harm."""
         if self._unsure:
-            self.client.broker.create(self._unsure)
+            self.broker.create(self._unsure)
             self.ledger.note("created", ids=_ids(self._unsure))
             self.read()
         created, self._unsure = _ids(self._unsure), []
@@ -199,7 +200,7 @@ class Field:
 
     def collect(self) -> None:
         """Note the events that are new."""
-        while events := self.client.events(self.book.position, limit=1000):
+        while events := self.broker.events(self.book.position, limit=1000):
             for event in events:
                 at = int(event.id.partition("-")[0]) / 1000
                 told = {**event.details, "event": event.event, "id": event.job_id, "topic": event.topic}
@@ -235,7 +236,7 @@ class Field:
         self.collect()
         self._note_records()
         for job_id in sorted(self.book.open):
-            job = self.client.broker.get(job_id)
+            job = self.broker.get(job_id)
             self.ledger.note("left", id=job_id, state=job and str(job.state))
         for leak in self._leaks():
             self.complain(leak)
@@ -246,8 +247,8 @@ class Field:
 
     def _note_records(self) -> None:
         for job_id, job in self.book.jobs.items():
-            if job.ends and (found := self.client.records.metadata(job_id)):
-                output = re.search(rb'"attempt": (\d+)', self.client.records.read(job_id, "output.json") or b"")
+            if job.ends and (found := self.records.metadata(job_id)):
+                output = re.search(rb'"attempt": (\d+)', self.records.read(job_id, "output.json") or b"")
                 self.ledger.note(
                     "record",
                     id=job_id,
@@ -267,6 +268,8 @@ class Field:
             if _OF_AN_ATTEMPT.fullmatch(name):
                 yield f"job_data/{name} is left of an attempt"
         yield from (f"{path.name} is left of a worker" for path in self.project.root.glob(".sjq/workers/*.lock"))
+        if (done := self.project.run("fsck")).returncode:
+            yield f"fsck finds: {(done.stdout + done.stderr)[:1000]}"
         yield from (f"process {pid} is left: {name}" for pid, name in processes_in(self.project.root).items())
 
 

@@ -1,0 +1,102 @@
+"""Full load with faults of all kinds, and one worker that lives through them all, whose needs may not grow."""
+
+from __future__ import annotations
+
+import re
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from chaos.field import LEASE_S, SLOTS, Field
+from chaos.network import Network
+from chaos.rows.row import Row, Size
+from chaos.worker import Worker
+
+GROWTH_MB = 5
+SLACK = {"descriptors": sum(SLOTS.values()), "threads": 0, "keys": 0}
+"""A pool has as many connections as were ever in use at once, which need not have happened in the first rounds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a worker and a broker need while no job waits or runs."""
+
+    descriptors: int
+    threads: int
+    keys: int
+    memory_mb: float
+
+    @classmethod
+    def of(cls, field: Field, worker: Worker) -> Needs:
+        """Wait until all that waits and runs has ended, and look."""
+        level = field.level
+        field.drain()
+        field.level = level
+        status = Path(f"/proc/{worker.pid}/status").read_text()
+        found = {name: int(value) for name, value in re.findall(r"(\w+):\s+(\d+)", status)}
+        descriptors = len(list(Path(f"/proc/{worker.pid}/fd").iterdir()))
+        return cls(descriptors, found["Threads"], len(_lasting_keys(field)), found["VmRSS"] / 1000)
+
+
+def soak(field: Field) -> None:
+    """Let rounds of work and faults go over a worker, and compare its needs with those after the first third."""
+    network = field.network()
+    worker = field.worker(SJQ_BROKER=network.url)
+    field.until(worker.serves, 60, "the start of the worker")
+    warm = None
+    for number in field.faults():
+        if warm is None and number >= field.plan.faults // 3:
+            warm = Needs.of(field, worker)
+        _round(field, number, worker, network)
+    end = Needs.of(field, worker)
+    warm = warm or end
+    for what, slack in SLACK.items():
+        before, now = getattr(warm, what), getattr(end, what)
+        if now > before + slack:
+            field.complain(f"{what} grew from {before} to {now}")
+    field.ledger.note("measure", what="growth_mb", value=round(end.memory_mb - warm.memory_mb, 1))
+    field.until(field.worker().serves, 60, "the start of a worker that tidies up after the last that was killed")
+    field.drain()
+
+
+def _round(field: Field, number: int, worker: Worker, network: Network) -> None:
+    """Have a second worker stand by, do something to one of both, to their server or to the network, and undo it."""
+    dice = field.random(number)
+    second = field.worker()
+    field.until(second.serves, 60, "the start of the second worker")
+    field.rest(dice.uniform(0, 1))
+    down = time.time()
+    kind = dice.choice(("kill", "stop", "restart", *network.KINDS))
+    if kind == "stop":
+        worker.stop()
+        field.rest(dice.uniform(0, 2 * LEASE_S))
+        worker.go_on()
+    elif kind == "restart":
+        field.server.end(dice.choice((signal.SIGKILL, signal.SIGTERM)))
+        field.rest(dice.uniform(0, LEASE_S))
+        field.server.start()
+    elif kind != "kill":
+        network.spoil(kind)
+        field.rest(dice.uniform(0, 2 * LEASE_S))
+        network.mend()
+    second.kill()
+    field.fault(kind, down=down)
+    field.until_back(60)
+
+
+def _lasting_keys(field: Field) -> list[bytes]:
+    """Return the keys that do not expire, other than those of jobs, which the field looks through at its end."""
+    with field.server.client() as server:
+        names = [name for name in server.scan_iter(count=5000) if not name.startswith(b"job_")]
+        return [name for name in names if server.ttl(name) == -1]
+
+
+SOAK = Row(
+    name="soak",
+    run=soak,
+    ci=Size(20, 600),
+    release=Size(1_200, 40_000),
+    bounds=lambda _: {"most": {"growth_mb": GROWTH_MB}},
+    fsync="always",
+)
