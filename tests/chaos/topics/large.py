@@ -1,7 +1,4 @@
-"""Gives back what it is given, in an output of so many bytes, or prints one line of so many: its data says which.
-
-The data is [kind, bytes, padding]: only as much of it is read as is needed.
-"""
+"""Writes an output and a line of so many bytes: its data is [output, line, padding]; only the first two are read."""
 
 import os
 import sys
@@ -11,16 +8,12 @@ from _note import ATTEMPT, note
 BLOCK = b"x" * (1 << 20)
 note("start")
 with open(sys.argv[2]) as file:
-    kind, size = file.read(80).strip("[]").split(",")[:2]
+    output_bytes, line_bytes = map(int, file.read(80).strip("[]").split(",")[:2])
 with open(sys.argv[4], "wb") as output:
     output.write(b'{"data": {"attempt": %d, "padding": "' % ATTEMPT)
-    if kind.strip('"') == "output":
-        left = int(size)
-        while left > 0:
-            left -= output.write(BLOCK[:left])
+    while output_bytes > 0:
+        output_bytes -= output.write(BLOCK[:output_bytes])
     output.write(b'"}}')
-if kind.strip('"') == "line":
-    left = int(size)
-    while left > 0:
-        left -= os.write(1, BLOCK[:left])
+while line_bytes > 0:
+    line_bytes -= os.write(1, BLOCK[:line_bytes])
 note("finish")
