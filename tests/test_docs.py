@@ -97,6 +97,16 @@ def test_the_changelog_begins_with_this_version() -> None:
 
 
 def test_links_between_the_documents_lead_somewhere() -> None:
-    for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")):
+    for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")):
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text("utf-8")):
             assert (path.parent / target).exists(), f"{path.name}: {target}"
+
+
+def test_every_command_that_shows_a_promise_is_there_to_be_run() -> None:
+    from chaos.rows import ROWS
+
+    text = (ROOT / "docs/explanation/guarantees.md").read_text("utf-8")
+    rows = [row for line in re.findall(r"driver\.py ([^`]+)`", text) for row in line.split() if not row.startswith("-")]
+    assert {row for row in rows if row != "ROW"} == set(ROWS)
+    for path in re.findall(r"(?:tests|benchmarks)/[\w/.]+", text):
+        assert (ROOT / path).exists(), path

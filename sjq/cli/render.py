@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TextIO
 
 import click
 import msgspec
@@ -12,6 +14,9 @@ import msgspec
 from sjq import clock
 from sjq.jobs import Job, shown
 from sjq.states import State
+
+_COMMANDS = re.compile(r"\x1b(?!\[[0-9;]*m)|[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f]")
+"""Control characters; an escape that begins a colour, tabs and ends of lines are none."""
 
 _COLOURS = {
     State.SUCCEEDED: "green",
@@ -45,9 +50,19 @@ def warn_of_unknown(topics: Iterable[str], known: Sequence[str]) -> None:
 
 
 def raw(content: bytes) -> None:
-    """Print bytes as they are."""
-    sys.stdout.buffer.write(content)
-    sys.stdout.buffer.flush()
+    """Print bytes as they are; on a terminal, without what would command it."""
+    _write(content, sys.stdout)
+
+
+def _write(content: bytes, stream: TextIO) -> None:
+    stream.buffer.write(_harmless(content) if stream.isatty() else content)
+    stream.buffer.flush()
+
+
+def _harmless(content: bytes) -> bytes:
+    """Return text whose control characters stand there escaped, but for colours and the ends of lines."""
+    text = content.decode("utf-8", "backslashreplace")
+    return _COMMANDS.sub(lambda found: found[0].encode("unicode_escape").decode(), text).encode()
 
 
 def json(value: object) -> None:
@@ -147,6 +162,5 @@ def facts(pairs: Mapping[str, str | None]) -> None:
 
 
 def raw_talk(content: bytes) -> None:
-    """Print bytes as they are to stderr."""
-    sys.stderr.buffer.write(content)
-    sys.stderr.buffer.flush()
+    """Print bytes to stderr in the same way."""
+    _write(content, sys.stderr)
