@@ -48,7 +48,9 @@ def _traced(server: Server, file: Path) -> Iterator[Path]:
     except FileNotFoundError:
         missing("strace")
     assert tracer.stderr is not None
-    assert b"attached" in tracer.stderr.readline()
+    if b"attached" not in (said := tracer.stderr.readline()):
+        tracer.wait(10)
+        pytest.skip(f"nobody may trace system calls here: {said.decode().strip()}")
     try:
         yield file
     finally:

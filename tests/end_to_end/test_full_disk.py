@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from servers import missing, until
+from servers import until
 
 from end_to_end.project import PLAIN, Project
 
@@ -29,10 +28,11 @@ GREEDY = """
 @pytest.fixture
 def filler(project: Project) -> Iterator[Path]:
     """What fills the small disk of the project's records; remove it, and there is room."""
-    if os.geteuid() != 0:
-        missing("right to mount a tmpfs")
     project.job_data.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs", project.job_data], check=True)
+    command = ["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs", project.job_data]
+    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"nobody may mount a tmpfs here: {mounted.stderr.strip()}")
     try:
         yield project.job_data / "filler"
     finally:
