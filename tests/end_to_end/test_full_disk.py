@@ -29,7 +29,7 @@ GREEDY = """
 def filler(project: Project) -> Iterator[Path]:
     """What fills the small disk of the project's records; remove it, and there is room."""
     project.job_data.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs", project.job_data]
+    command = ["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs", str(project.job_data)]
     mounted = subprocess.run(command, capture_output=True, text=True, check=False)
     if mounted.returncode:
         pytest.skip(f"nobody may mount a tmpfs here: {mounted.stderr.strip()}")
