@@ -189,6 +189,14 @@ class Field:
         self.ledger.note("create", ids=_ids(self._unsure), children=children, end="succeeded")
         return self._create_again()
 
+    def put(self, message: Message, end: str) -> str:
+        """Create one job of a row's own, and return its id; `end` is what it should come to."""
+        self.ledger.note("create", ids=[message.job_id], children=0, end=end)
+        self.broker.create([message])
+        self.ledger.note("created", ids=[message.job_id])
+        self.read()
+        return message.job_id
+
     def _create_again(self) -> list[str]:
         """Create those of which that is not known, if there are any: this may be repeated without harm."""
         if self._unsure:

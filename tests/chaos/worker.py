@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from end_to_end import kill_at
@@ -111,3 +112,15 @@ def processes_in(folder: Path) -> dict[int, str]:
         if entry.name.isdigit() and where.is_relative_to(folder) and int(entry.name) != os.getpid():
             found[int(entry.name)] = command.replace(b"\0", b" ").decode("utf-8", "replace")
     return found
+
+
+def processes_of(job_id: str) -> list[int]:
+    """Return the processes with a job's id in their environment or command line; zombies have neither."""
+    marks = {f"SJQ_JOB_ID={job_id}".encode(), job_id.encode()}
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            told = (entry / "environ").read_bytes() + b"\0" + (entry / "cmdline").read_bytes()
+            if not marks.isdisjoint(told.split(b"\0")):
+                found.append(int(entry.name))
+    return sorted(found)

@@ -41,22 +41,13 @@ def large(field: Field) -> None:
     before_mb = _most_mb(worker)
     for number in range(field.book.faults["large"], field.plan.faults):
         kind = {0: HUGE, 1: LINE}.get(number, USUAL)
-        job_id = _create(field, kind)
+        job_id = field.put(new_message("large", [kind.output, kind.line, "x" * kind.given]), kind.end)
         field.until(lambda: not field.book.open, 120, "the end of a large job")
         field.until(partial(field.records.metadata, job_id), 60, "the record of a large job")
         _check(field, job_id, kind)
         field.fault("large")
     field.ledger.note("measure", what="growth_mb", value=round(_most_mb(worker) - before_mb, 1))
     field.drain()
-
-
-def _create(field: Field, kind: Kind) -> str:
-    message = new_message("large", [kind.output, kind.line, "x" * kind.given])
-    field.ledger.note("create", ids=[message.job_id], children=0, end=kind.end)
-    field.broker.create([message])
-    field.ledger.note("created", ids=[message.job_id])
-    field.read()
-    return message.job_id
 
 
 def _check(field: Field, job_id: str, kind: Kind) -> None:
