@@ -77,8 +77,8 @@ def test_a_person_looks_first_and_prunes_then(project: Project) -> None:
     for number in range(3):
         record(project, f"old-{number}", timedelta(days=40))
     looked = project.sjq("prune", "--older-than", "30d")
-    assert re.fullmatch(r"old +succeeded +3  4\.\d kB", looked.stdout.splitlines()[1])
-    assert re.fullmatch(r"to be pruned: 3 jobs with 4\.\d kB; --yes does it\n", looked.stderr)
+    assert re.fullmatch(r"old +succeeded +3  4\.\d KB", looked.stdout.splitlines()[1])
+    assert re.fullmatch(r"to be pruned: 3 jobs with 4\.\d KB; --yes does it\n", looked.stderr)
     assert len(ids_here(project)) == 5
     assert project.sjq("prune", "--older-than", "30d", "--yes").stderr.startswith("pruned: 3 jobs with 4.")
     assert ids_here(project) == {young, failed}
