@@ -22,7 +22,7 @@ from sjq.brokers import open_broker
 from sjq.brokers.base import Broker, Counts, Holder
 from sjq.clock import from_rfc3339, monotonic
 from sjq.config import Config
-from sjq.errors import LockHeld, NoSuchJob, UsageError, WrongState
+from sjq.errors import BrokerDown, LockHeld, NoSuchJob, UsageError, WrongState
 from sjq.job_policy import JobPolicy, checked
 from sjq.jobs import Job, JobEvent, Message, check_topic, new_message, shown
 from sjq.states import ENDED, Reason, State
@@ -110,9 +110,13 @@ class Client:
         return message.job_id
 
     def _create(self, messages: Sequence[Message], *, durable: bool) -> None:
-        self.broker.create(messages)
-        if durable:
-            self.broker.await_disk()
+        try:
+            self.broker.create(messages)
+            if durable:
+                self.broker.await_disk()
+        except BrokerDown as error:
+            which = shown(messages[0].job_id) + (f" and {len(messages) - 1} more" if len(messages) > 1 else "")
+            raise BrokerDown(f"{error}; {which} may have been created all the same: sjq show tells") from error
 
     def create_many(
         self,
@@ -223,8 +227,9 @@ class Client:
         whose job has not ended badly.
         """
         sent = [*self._retry_by_id(job_ids)] if job_ids else []
-        for topic in topics or (() if job_ids else self.broker.topics()):
-            sent += self.broker.requeue(check_topic(topic), [State.FAILED, State.TIMEDOUT])
+        named = [check_topic(topic) for topic in topics]
+        for topic in named or (() if job_ids else self.broker.topics()):  # other programs may name theirs as they like
+            sent += self.broker.requeue(topic, [State.FAILED, State.TIMEDOUT])
         return sent
 
     def _retry_by_id(self, job_ids: Collection[str]) -> Iterator[str]:
@@ -251,7 +256,7 @@ class Client:
         """
         found = self.broker.cancel(job_id, f"cancelled by {identity.person()}")
         if found is None:
-            found = self.get(job_id).state
+            return self._cancelled_already(job_id)
         if found in (State.INCOMING, State.SCHEDULED, State.CANCELLED):
             return State.CANCELLED
         if found in ENDED:
@@ -260,6 +265,18 @@ class Client:
         while (job := self.broker.get(job_id)) and job.state not in ENDED and monotonic() < deadline:
             time.sleep(_LOOK_S)
         return self.get(job_id).state if job is None else job.state
+
+    def _cancelled_already(self, job_id: str) -> State:
+        """Say of a job that the broker could not cancel why that is; return `cancelled` for one that was before."""
+        job = self.get(job_id)
+        if self.broker.get(job_id) is not None:
+            raise WrongState(f"job {shown(job_id)} has a message, but waits on no topic yet: cancel it when it does")
+        if job.state is not State.CANCELLED:
+            where = "" if job.state in ENDED else ", but only its record is left: nothing runs it"
+            raise WrongState(
+                f"job {shown(job_id)} is {job.state}{where}; only a job that has not ended can be cancelled"
+            )
+        return job.state
 
     def pause(self, topics: Collection[str]) -> None:
         """Let no worker take jobs of these topics until they are resumed; what runs goes on."""

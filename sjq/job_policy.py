@@ -6,6 +6,7 @@ from typing import TypedDict
 
 from sjq.durations import duration
 from sjq.errors import UsageError
+from sjq.jobs import MOST_RETRIES
 
 
 class JobPolicy(TypedDict, total=False):
@@ -28,8 +29,10 @@ def checked(
     *, retries: int | None = None, backoff: float | str | None = None, timeout: float | str | None = None
 ) -> Checked:
     """Return a job's own policy; raise UsageError for what cannot be."""
-    if retries is not None and (not isinstance(retries, int) or isinstance(retries, bool) or retries < 0):
-        raise UsageError(f"retries is {retries!r}; expected a whole number from 0")
+    if retries is not None:
+        whole = isinstance(retries, int) and not isinstance(retries, bool)
+        if not whole or not 0 <= retries <= MOST_RETRIES:
+            raise UsageError(f"retries is {retries!r}; expected a whole number from 0 to {MOST_RETRIES}")
     return {
         "retries": retries,
         "backoff": _seconds("backoff", backoff),

@@ -16,6 +16,7 @@ from sjq.large import Content, check_utf8, is_large
 from sjq.states import Reason, State
 
 MOST_NEXT_JOBS = 10_000
+MOST_RETRIES = 10**9
 MOST_HOPS = 1000
 """How long a chain of jobs may be, each of which created the next: a loop ends here."""
 LONGEST_ID_BYTES = 512
@@ -245,7 +246,7 @@ class _Wire(msgspec.Struct):
     data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     parent_job_id: str | None = None
     attachment: bool | None = None
-    retries: Annotated[int, msgspec.Meta(ge=0, le=2**31)] | None = None
+    retries: Annotated[int, msgspec.Meta(ge=0, le=MOST_RETRIES)] | None = None
     backoff: _Seconds | None = None
     timeout: Annotated[float, msgspec.Meta(gt=0, le=1e9)] | None = None
     created_at: msgspec.Raw = msgspec.Raw(b"null")

@@ -37,7 +37,10 @@ class TopicStatus:
 def topic_status(count: Counts, holder: Holder | None, *, handled: bool) -> TopicStatus:
     """Return how a topic does, from what the broker counted and who holds it."""
     facts = holder.facts if holder else {}
-    held = msgspec.json.decode(facts.get("held", "{}"), type=dict[str, str])
+    try:
+        held = msgspec.json.decode(facts.get("held", "{}"), type=dict[str, str])
+    except (msgspec.DecodeError, UnicodeError):  # of another program
+        held = {}
     return TopicStatus(
         topic=count.topic,
         incoming=count.states[State.INCOMING],

@@ -54,7 +54,7 @@ def _facts(client: Client, job: Job, metadata: Mapping[str, Any] | None) -> dict
         return facts
     output = client.records.read(job.job_id, "output.json")
     usage = metadata["usage"] or {}
-    if metadata["state"] != job.state:
+    if (metadata["state"], metadata["attempt"]) != (job.state, job.attempt or metadata["attempt"]):
         facts["record"] = f"of attempt {metadata['attempt']}, {metadata['state']}"
     facts |= {
         "output": _short(output),

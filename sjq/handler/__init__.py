@@ -37,8 +37,9 @@ class Retry(Exception):
             self.after = seconds(after)
 
     def __str__(self) -> str:
-        after = "" if self.after is None else f"after {self.after:g} s"
-        return ": ".join(filter(None, (after, self.why)))
+        after = getattr(self, "after", None)  # a subclass may not have called our __init__
+        words = ("" if after is None else f"after {after:g} s", str(getattr(self, "why", super().__str__())))
+        return ": ".join(filter(None, words))
 
 
 class Fail(Exception):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _FAILED = 1
 _TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
+_MOST_OF_WHY = 2000
 _WRONG_USAGE = 2
 _INTERRUPTED = 130
 _OPTIONS = ("--input", "--output", "--attachment")
@@ -103,15 +104,17 @@ def _wish(error: Retry | Fail, output: str) -> int:
     import json
 
     retry = isinstance(error, Retry)
-    wish: dict[str, object] = {"why": str(error.why)}
-    if isinstance(error, Retry) and error.after is not None:
-        wish["after"] = error.after
+    # A subclass may not have called our __init__, and a reason may hold what is no UTF-8, such as a file's name.
+    why = str(getattr(error, "why", "") or (error.args[0] if error.args else ""))
+    wish: dict[str, object] = {"why": why[:_MOST_OF_WHY].encode("utf-8", "backslashreplace").decode()}
+    if retry and getattr(error, "after", None) is not None:
+        wish["after"] = getattr(error, "after", None)
     try:
         _write(output, json.dumps({"retry" if retry else "fail": wish}).encode("ascii"))
     except Refused as unwritten:
         _say(f"error: {unwritten}")
     if error.__context__ is None:
-        _say(f"{'retry' if retry else 'failed'}: {error}")
+        _say(f"{'retry' if retry else 'failed'}: {error}".encode("utf-8", "backslashreplace").decode())
     else:
         _show(error)
     return _TRY_AGAIN if retry else _FAILED

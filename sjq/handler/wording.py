@@ -10,6 +10,7 @@ _LETTERS_AND_DIGITS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstu
 _TOPIC = _LETTERS_AND_DIGITS | frozenset("_.-")
 _TOPIC_LENGTH = 128
 _SHOWN = 60
+_LONGEST_S = 1e9
 
 
 class Refused(Exception):
@@ -38,7 +39,10 @@ def seconds(duration: Any) -> float:  # noqa: ANN401 - a number, a text or a tim
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?)(ms|s|m|h|d)?", text)
     if match is None:
         raise ValueError(f"{shown(duration)} is no duration: seconds, or a text such as 500ms, 30s, 10m, 2h, 1d")
-    return float(match[1]) * {"ms": 0.001, "m": 60.0, "h": 3600.0, "d": 86400.0}.get(match[2], 1.0)
+    found = float(match[1]) * {"ms": 0.001, "m": 60.0, "h": 3600.0, "d": 86400.0}.get(match[2], 1.0)
+    if found > _LONGEST_S:
+        raise ValueError(f"{shown(duration)} is longer than any job waits: {_LONGEST_S:.0f} s are the most")
+    return found
 
 
 def at(path: str, key: object) -> str:

@@ -60,6 +60,8 @@ class _Wishes(msgspec.Struct, forbid_unknown_fields=True):
 
 _wishes = msgspec.json.Decoder(_Wishes)
 MOST_BYTES_OF_WISH = 64 * 1024
+MOST_OF_WHY = 2000
+"""How many characters of a handler's reason go into the job's state and its events; stderr has the whole."""
 
 
 class _BadOutput(Exception):
@@ -109,9 +111,11 @@ def _wish(read_output: ReadOutput) -> _Wishes:
 
 def _ended_badly(code: int, wishes: _Wishes, complaint: str) -> Outcome:
     if wishes.fail is not None:
-        return failed(Reason.EXIT, wishes.fail.why or f"exit code {code}: the handler gave up", final=True)
+        return failed(
+            Reason.EXIT, wishes.fail.why[:MOST_OF_WHY] or f"exit code {code}: the handler gave up", final=True
+        )
     if wishes.retry is not None and code == EXIT_TEMPFAIL:
-        why = f"it asked for another try{wishes.retry.why and f': {wishes.retry.why}'}"
+        why = f"it asked for another try{wishes.retry.why and f': {wishes.retry.why[:MOST_OF_WHY]}'}"
         return failed(Reason.EXIT, why, delay_s=wishes.retry.after)
     asks = ", which asks for another try" if code == EXIT_TEMPFAIL else ""
     return failed(Reason.EXIT, f"exit code {code}{asks}{complaint and f': {complaint}'}")

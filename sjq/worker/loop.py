@@ -266,13 +266,12 @@ class Worker:
     def _say_what_is_left(self) -> None:
         """Say of a burst what it did not do, because other workers have it or nobody may."""
         for count in self._broker.counts(list(self._claims.gates)):
-            if not (left := _open(count)):
-                continue
-            if count.pause:
+            left = _open(count)
+            if count.pause and (left or count.pause.halted_by):
                 self._halted = self._halted or count.pause.halted_by is not None
                 how = "halted" if count.pause.halted_by else "paused"
                 _log.warning("%s is %s, left: %d; sjq resume %s", count.topic, how, left, count.topic)
-            elif not self._claims.gates[count.topic].locked:
+            elif left and not self._claims.gates[count.topic].locked:
                 _log.warning("%s: left to the worker that holds it: %d", count.topic, left)
 
     def _notify(self) -> None:

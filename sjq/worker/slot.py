@@ -84,6 +84,9 @@ class Slot:
             return self._step()
         except (BrokerDown, ConfigError):
             raise
+        except OSError as error:
+            self.gate.hold(f"this machine cannot fetch a job now: {error.strerror or error}")
+            return False
         except Error as error:  # something of another program stands in this topic's place
             self.gate.hold(str(error))
             return False

@@ -129,3 +129,17 @@ def test_a_large_job_that_is_created_twice_is_one(broker: Broker, wire: Wire) ->
     assert isinstance(lease, Lease)
     assert Hand(broker).take() is None
     assert not [name for name in wire.names() if name.startswith(b"staged")]
+
+
+def test_a_job_that_cannot_be_fetched_here_waits_again_unharmed(
+    broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker.create([changed(new_message(TOPIC, BIG), job_id="a")])
+    hand = Hand(broker)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
+    with pytest.raises(OSError, match=r"cannot be fetched into .*nowhere"):
+        hand.take()
+    assert state_of(broker, "a") is State.INCOMING
+    monkeypatch.undo()
+    lease = hand.lease()
+    assert (lease.attempt, lease.interruptions, lease.losses) == (2, 1, 0)

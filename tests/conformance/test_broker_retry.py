@@ -142,3 +142,15 @@ def test_a_schedule_of_ids_that_are_elsewhere_is_forgotten(broker: Broker, wire:
     wire("ZADD", "scheduled:resize", 1, "a")
     assert hand.take() is None
     assert state_of(broker, "a") is State.FAILED
+
+
+def test_the_history_keeps_the_newest_hundreds(broker: Broker) -> None:
+    create(broker, "a")
+    hand = Hand(broker)
+    for _ in range(400):
+        assert broker.settle(hand.lease(), SOON)
+    lease = hand.lease()
+    assert lease.attempt == 401
+    assert 100 < len(lease.earlier) < 400
+    numbers = [entry["attempt"] for entry in lease.earlier]
+    assert numbers == list(range(401 - len(numbers), 401))

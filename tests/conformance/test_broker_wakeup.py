@@ -14,6 +14,7 @@ from servers import Wire, until
 
 from sjq.brokers import open_broker
 from sjq.brokers.base import Broker, Wakeup
+from sjq.brokers.redis.wakeup import NoticedWakeup
 from sjq.config import Config
 from sjq.jobs import Lease
 from sjq.outcomes import released, succeeded
@@ -258,3 +259,17 @@ def listeners(wire: Wire) -> list[bytes]:
 
 def kill_listeners(wire: Wire) -> int:
     return sum(wire.plain("CLIENT", "KILL", "ID", number) for number in listeners(wire))
+
+
+@real_servers
+def test_names_that_nobody_asked_for_leave_nothing_in_memory(broker: Broker, wire: Wire) -> None:
+    with listening(broker) as wakeup:
+        assert isinstance(wakeup, NoticedWakeup)
+        mark = wakeup.mark(TOPIC)
+        for number in range(200):
+            wire("RPUSH", f"incoming:foreign-{number}", "a")
+            wire("DEL", f"incoming:foreign-{number}")
+        wire.push(TOPIC, "a", "{}")
+        assert wakeup.wait(TOPIC, mark, LONG_S)
+        assert set(wakeup._bells) == {TOPIC}
+    wire("DEL", "incoming:resize", wire.key("job_data:a"))

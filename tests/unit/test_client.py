@@ -16,9 +16,11 @@ import pytest
 import sjq.client
 from sjq import identity
 from sjq.brokers import open_broker
+from sjq.brokers.redis.broker import RedisBroker
 from sjq.client import MOST_PER_BATCH, Client
 from sjq.config import Config
 from sjq.errors import Error, LockHeld, MessageError, NoSuchJob, UsageError, WrongState
+from sjq.job_policy import JobPolicy
 from sjq.jobs import Lease, id_from_bytes, make_fence
 from sjq.outcomes import failed, succeeded
 from sjq.records import Records, file_name
@@ -556,3 +558,39 @@ def test_a_forked_child_opens_a_broker_of_its_own(client: Client) -> None:
 def test_an_id_that_is_no_utf_8_can_be_looked_at(client: Client) -> None:
     with pytest.raises(NoSuchJob, match=r"no job \\xff"):
         client.get(id_from_bytes(b"\xff"))
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [{"retries": -1}, {"retries": 3 * 10**9}, {"timeout": 0}, {"timeout": "20000d"}, {"backoff": "x"}],
+    ids=str,
+)
+def test_a_policy_that_every_take_would_refuse_is_refused_at_once(client: Client, policy: JobPolicy) -> None:
+    with pytest.raises(UsageError, match=next(iter(policy))):
+        client.create("t", 1, **policy)
+    assert client.counts() == {}
+
+
+def test_a_message_that_waits_nowhere_cannot_be_cancelled_and_says_so(client: Client) -> None:
+    assert isinstance(client.broker, RedisBroker)
+    client.broker.server.client.set(client.broker.keys.job_data("a"), '{"job_id": "a", "data": 1}')
+    with pytest.raises(WrongState, match="has a message, but waits on no topic yet"):
+        client.cancel("a")
+    client.broker.server.client.delete(client.broker.keys.job_data("a"))
+
+
+def test_retry_of_everything_passes_by_queues_of_other_programs(client: Client) -> None:
+    client.create("t", 1)
+    fail(client)
+    assert isinstance(client.broker, RedisBroker)
+    for name in ("a bad name", "zz bad"):
+        client.broker.server.client.rpush(client.broker.keys.failed(name), "x")
+    assert len(client.retry()) == 1
+    for name in ("a bad name", "zz bad"):
+        client.broker.server.client.delete(client.broker.keys.failed(name))
+
+
+def test_a_worker_hash_of_another_program_does_not_stop_the_status(client: Client) -> None:
+    client.broker.lock(["t"], WORKER, 60)
+    client.broker.heartbeat(WORKER, {"held": "garbage"}, lease_s=60, topics=["t"])
+    assert [topic.held for topic in client.status()] == [None]

@@ -135,10 +135,10 @@ ANYTHING: list[object] = [None, True, False, 0, 1, -1, 1.5, "", "text", [], [1],
 FITTING: dict[str, list[object]] = {
     "broker": [],
     "defaults": [{}],
-    "defaults.backoff": [0, 1, 1.5, 10**40],
+    "defaults.backoff": [0, 1, 1.5],
     "defaults.concurrency": [1, 10**40],
-    "defaults.cpu": [None, 1, 1.5, 10**40],
-    "defaults.kill_after": [0, 1, 1.5, 10**40],
+    "defaults.cpu": [None, 1, 1.5],
+    "defaults.kill_after": [0, 1, 1.5],
     "defaults.losses": [1, 10**40],
     "defaults.on_failure": [],
     "defaults.retries": [0, 1, 10**40],
@@ -146,7 +146,7 @@ FITTING: dict[str, list[object]] = {
     "defaults.memory": [None, 1, 10**40],
     "defaults.open_files": [None, 1, 10**40],
     "defaults.processes": [None, 1, 10**40],
-    "defaults.timeout": [None, 1, 1.5, 10**40],
+    "defaults.timeout": [None, 1, 1.5],
     "defaults.retention": [{}],
     "events": [{}],
     "events.length": [None, 1, 10**40],
@@ -156,10 +156,10 @@ FITTING: dict[str, list[object]] = {
     "redis": [{}],
     "topics": [{}],
     "topics.t": [{}],
-    "topics.t.backoff": [0, 1, 1.5, 10**40],
+    "topics.t.backoff": [0, 1, 1.5],
     "topics.t.concurrency": [1, 10**40],
-    "topics.t.cpu": [None, 1, 1.5, 10**40],
-    "topics.t.kill_after": [0, 1, 1.5, 10**40],
+    "topics.t.cpu": [None, 1, 1.5],
+    "topics.t.kill_after": [0, 1, 1.5],
     "topics.t.losses": [1, 10**40],
     "topics.t.on_failure": [],
     "topics.t.retries": [0, 1, 10**40],
@@ -169,10 +169,10 @@ FITTING: dict[str, list[object]] = {
     "topics.t.processes": [None, 1, 10**40],
     "topics.t.retention": [{}],
     "topics.t.script": [],
-    "topics.t.timeout": [None, 1, 1.5, 10**40],
+    "topics.t.timeout": [None, 1, 1.5],
     "worker": [{}],
-    "worker.grace": [0, 1, 1.5, 10**40],
-    "worker.lease": [1, 1.5, 10**40],
+    "worker.grace": [0, 1, 1.5],
+    "worker.lease": [1, 1.5],
 }
 """Of ANYTHING, what each key takes."""
 
@@ -479,20 +479,28 @@ def test_a_url_is_shown_without_its_password(url: str, expected: str) -> None:
 
 # Durations.
 
+
+@given(st.integers(10**9 + 1, 10**300) | st.floats(1e9, exclude_min=True, allow_infinity=False))
+@example("11575d")
+def test_a_time_that_no_calendar_has_is_no_duration(value: object) -> None:
+    with pytest.raises(ValueError, match="no more than 1000000000 seconds"):
+        duration(value)
+
+
 UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
-@given(st.integers(0, 10**12), st.sampled_from(list(UNITS)), st.sampled_from(["", " ", "\t"]))
+@given(st.integers(0, 11_574), st.sampled_from(list(UNITS)), st.sampled_from(["", " ", "\t"]))
 def test_a_whole_number_with_a_unit_is_a_duration(number: int, unit: str, around: str) -> None:
     assert duration(f"{around}{number}{unit}{around}") == pytest.approx(number * UNITS[unit])
 
 
-@given(st.decimals(0, 10**9, places=3), st.sampled_from(["", *UNITS]))
+@given(st.decimals(0, 11_574, places=3), st.sampled_from(["", *UNITS]))
 def test_a_fraction_is_a_duration(number: object, unit: str) -> None:
     assert duration(f"{number}{unit}") == pytest.approx(float(str(number)) * UNITS.get(unit, 1))
 
 
-@given(st.integers(0, 10**300) | st.floats(0, allow_nan=False, allow_infinity=False))
+@given(st.integers(0, 10**9) | st.floats(0, 1e9))
 def test_a_number_is_seconds(number: float) -> None:
     assert duration(number) == float(number)
 

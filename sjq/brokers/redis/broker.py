@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
+from tempfile import gettempdir
 
 import msgspec
 
@@ -19,7 +20,7 @@ from sjq.brokers.redis.wakeup import open_wakeup
 from sjq.errors import BrokerDown, CancelAsked, LeaseLost, MessageError
 from sjq.jobs import Due, Lease, Malformed, Message, decode_message, id_from_bytes, id_to_bytes
 from sjq.large import LARGE_BYTES, Content, is_large
-from sjq.outcomes import Outcome, failed
+from sjq.outcomes import Outcome, failed, released
 from sjq.states import Reason, State
 
 _CANCEL_ASKED = -2
@@ -81,6 +82,11 @@ class RedisBroker(Upkeep):
             with suppress(BrokerDown):
                 self._settle(job_id, topic, fence, failed(Reason.MESSAGE, str(error)), halting=halting)
             return Malformed(job_id=job_id, topic=topic, why=str(error))
+        except OSError as error:
+            # A large message goes to a temporary file. The job is leased by now, and deserves no loss for it.
+            why = f"its message cannot be fetched into {gettempdir()}: {error.strerror}"
+            self._settle(job_id, topic, fence, released(why), halting=False)
+            raise OSError(error.errno, why) from error
         taken_at = int(taken_ms) / 1000
         tries, losses, interruptions = (number(count) or 0 for count in counted)
         return Lease(

@@ -28,14 +28,17 @@ _log = logging.getLogger("sjq.broker")
 _NOT_NOW = ("LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "OOM", "READONLY", "TRYAGAIN", "CLUSTERDOWN", "BUSY")
 
 
-def connect(url: str | None, options: Mapping[str, object] | None) -> redis.Redis:
-    """Return a client for a URL or for keyword arguments. It connects at its first command."""
+def connect(url: str | None, options: Mapping[str, object] | None, *, patience_s: float = 0.0) -> redis.Redis:
+    """Return a client for a URL or for keyword arguments. It connects at its first command.
+
+    Who has patience for a while only waits for an answer not much longer than that.
+    """
     kwargs: dict[str, Any] = {
         "protocol": 2,
         # A repeated command is a decision of the broker, which knows what may be repeated and how.
         "retry": Retry(NoBackoff(), 0),
         "socket_connect_timeout": CONNECT_TIMEOUT_S,
-        "socket_timeout": ANSWER_TIMEOUT_S,
+        "socket_timeout": 2 * patience_s or ANSWER_TIMEOUT_S,
         "socket_keepalive": True,
         # Named here, for the server's list of clients, or it is looked up in the installed packages: 6 ms a start.
         # Not left out: without an answer to read first, a TLS 1.3 connection is taken for one that has data.
@@ -120,7 +123,9 @@ class Server:
                 return call()
             except (redis.ConnectionError, redis.TimeoutError) as error:
                 self._revive()
-                if not repeat or isinstance(error, redis.AuthenticationError | redis.BusyLoadingError):
+                refused = isinstance(error, redis.AuthenticationError | redis.BusyLoadingError)
+                late = self._patience_s > 0 and isinstance(error, redis.TimeoutError)
+                if not repeat or refused or late:
                     raise
                 return call()
 

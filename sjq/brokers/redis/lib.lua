@@ -89,14 +89,21 @@ local function put_away(topic, id, ended, reason, why)
   redis.call('RPUSH', key('failed', topic), id)
 end
 
--- The entry of an ended attempt in the job's history; every value is ours and needs no escaping.
+-- The entry of an ended attempt in the job's history; every value is ours and needs no escaping. The oldest go when it
+-- grows beyond some hundred entries.
+local most_history = 32768
 local function remember(id, how, reason)
   local state = key('job_state', id)
   local was = redis.call('HMGET', state, 'attempt', 'worker', 'fence', 'taken', 'history')
   local entry = string.format(
     '{"attempt":%s,"end":"%s","reason":%s,"worker":"%s","fence":"%s","taken_ms":%s,"ended_ms":%s}',
     was[1] or '0', how, reason == '' and 'null' or '"' .. reason .. '"', was[2] or '', was[3] or '', was[4] or 'null', now_ms())
-  redis.call('HSET', state, 'history', was[5] and was[5] .. ',' .. entry or entry)
+  local history = was[5] and was[5] .. ',' .. entry or entry
+  if #history > most_history then
+    history = string.sub(history, -most_history)
+    history = string.sub(history, (string.find(history, '},{', 1, true) or -2) + 2)
+  end
+  redis.call('HSET', state, 'history', history)
 end
 
 local ENDED = {succeeded = true, failed = true, timedout = true, cancelled = true, rejected = true}

@@ -83,6 +83,13 @@ class _Bells(Wakeup):
         with self._hanging:
             return self._bells[topic]
 
+    def ring(self, topic: str) -> None:
+        """Ring the bell of a topic, if anybody ever asked for its mark: others may push to any number of names."""
+        with self._hanging:
+            bell = self._bells.get(topic)
+        if bell:
+            bell.ring()
+
     def mark(self, topic: str) -> int:
         """Return how often the topic's bell has rung."""
         return self.bell(topic).rung
@@ -167,7 +174,7 @@ class NoticedWakeup(_Bells):
             if kind == b"control":
                 self._on_order()
             else:
-                self.bell(name.decode("utf-8", "replace")).ring()
+                self.ring(name.decode("utf-8", "replace"))
 
 
 class PolledWakeup(_Bells):
