@@ -142,6 +142,15 @@ def test_one_loss_can_be_one_too_many(broker: Broker) -> None:
     assert recover(broker, hand.id, losses=1) == {"a": State.FAILED}
 
 
+def test_a_loss_is_neither_a_try_nor_an_interruption(broker: Broker) -> None:
+    create(broker, "a")
+    hand = Hand(broker)
+    hand.lease()
+    recover(broker, hand.id)
+    lease = hand.lease()
+    assert (lease.tries, lease.losses, lease.interruptions) == (0, 1, 0)
+
+
 def test_releases_and_failures_are_no_losses(broker: Broker) -> None:
     create(broker, "a")
     hand = Hand(broker)

@@ -95,6 +95,20 @@ def test_a_record_of_a_job_that_was_taken_away_is_never_published(project: Proje
         until(lambda: project.names() == {f"{job_id}-input.json"}, 10, "its files are deleted")
 
 
+def test_an_end_that_comes_after_the_job_was_taken_away_publishes_nothing(project: Project) -> None:
+    """The lease is lost, and the attempt ends well before its worker hears of it."""
+    project.configure(worker={"lease": "10m"})
+    project.topic("t", WAITS)
+    job_id = project.create("t", 1)
+    with project.worker():
+        until((project.root / "running").exists, 30, "the handler runs")
+        server = redis.Redis.from_url(project.settings["redis"])
+        server.hset(f"{project.settings['prefix']}job_state:{job_id}", "fence", "somebody-else.1")
+        (project.root / "go").touch()
+        until(lambda: "given to another worker" in project.log, 30, "the worker gives up")
+    assert project.names() == {f"{job_id}-input.json"}
+
+
 def test_ten_commands_at_once_start_one_embedded_server(serverless: Project) -> None:
     serverless.topic("t", PLAIN)
     with ThreadPoolExecutor(10) as threads:

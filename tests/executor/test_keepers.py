@@ -259,7 +259,9 @@ class worker:  # noqa: N801 - reads as what it is
     def __enter__(self) -> subprocess.Popen[bytes]:
         return self.process
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, wrong: type[BaseException] | None, *_: object) -> None:
+        if wrong:
+            self.process.kill()
         self.process.wait(30)
         until(lambda: processes_gone(self.lock), "its keepers are gone")
 

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
@@ -188,6 +189,24 @@ def test_each_process_is_asked_to_end_once(monkeypatch: pytest.MonkeyPatch) -> N
     job.pid = 11
     job._ask_to_end(1.0)
     assert sorted(sent) == [(pid, number) for pid in (11, 12) for number in (signal.SIGTERM, signal.SIGCONT)]
+
+
+@pytest.mark.parametrize("jump_s", [86400, -86400])
+def test_a_jump_of_the_wall_clock_is_no_time_that_a_job_took(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jump_s: float
+) -> None:
+    limits = asdict(Limits(timeout_s=60))
+    files = {"stdout": str(tmp_path / "out"), "stderr": str(tmp_path / "err")}
+    job = Job({"argv": ["/bin/sleep", "40"], "env": {}, **files, "kill_after_s": 5, "limits": limits})
+    try:
+        now = time.time()
+        monkeypatch.setattr(time, "time", lambda: now + jump_s)
+        assert not job.must_die()
+        assert not job.stopping
+        assert 50 < (job.quiet_s() or 0) <= 60
+    finally:
+        os.kill(job.pid, signal.SIGKILL)
+        os.waitpid(job.pid, 0)
 
 
 WAIT = "import time; time.sleep({})"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import cast
 
-from sjq.executors.base import Executor
+from sjq.executors.base import Executor, Task
 from sjq.jobs import Lease, Message
 from sjq.worker.in_flight import InFlight
 
@@ -34,3 +35,17 @@ def test_another_job_under_the_fence_of_an_attempt_is_a_stray() -> None:
     attempts = InFlight(NO_EXECUTOR)
     attempts.begin(lease("a", "w.1"))
     assert not attempts.knows(lease("b", "w.1"))
+
+
+def test_an_attempt_whose_lease_is_lost_is_killed_and_no_other() -> None:
+    killed: list[Task] = []
+    attempts = InFlight(cast("Executor", SimpleNamespace(kill=killed.append)))
+    first, second, third = (cast("Task", name) for name in ("first", "second", "third"))
+    for job_id, fence in (("a", "w.1"), ("b", "w.2"), ("c", "w.3")):
+        attempts.begin(lease(job_id, fence))
+    attempts.running(lease("a", "w.1"), first)
+    attempts.running(lease("b", "w.2"), second)
+    attempts.lose({"w.1", "w.3"})
+    assert killed == [first]
+    attempts.running(lease("c", "w.3"), third)
+    assert killed == [first, third], "one that had not begun to run is killed as soon as it does"

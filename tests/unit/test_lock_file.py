@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from sjq.worker.lock_file import Abandoned, LockFile, abandoned, processes_gone
+from sjq import identity
+from sjq.worker.lock_file import LOCK_FILE, Abandoned, LockFile, abandoned, is_gone, processes_gone
 
 from .waiting import until
 
@@ -93,6 +94,25 @@ def test_a_forked_child_holds_on(tmp_path: Path) -> None:
 
 def test_a_program_that_inherits_the_descriptor_holds_on(tmp_path: Path) -> None:
     _held_by_the_child(tmp_path, "exec", "inherits")
+
+
+def test_a_worker_is_not_gone_before_the_last_of_its_processes(tmp_path: Path) -> None:
+    pipe, path = tmp_path / "pipe", tmp_path / "w.lock"
+    os.mkfifo(pipe)
+    with worker(tmp_path, "exec", str(pipe), "inherits") as (process, child):
+        facts = {
+            "boot": identity.boot_id(),
+            "pid_namespace": identity.pid_namespace(),
+            "pid": str(process.pid),
+            "start": identity.start_ticks(process.pid) or "",
+            LOCK_FILE: str(path),
+        }
+        assert not is_gone(facts)
+        process.kill()
+        process.wait()
+        assert not is_gone(facts), "what it started still runs"
+        os.kill(child, signal.SIGKILL)
+        until(lambda: is_gone(facts), "it is gone with its last process")
 
 
 def test_a_program_that_does_not_inherit_it_holds_nothing(tmp_path: Path) -> None:

@@ -179,6 +179,15 @@ def test_beginning_again_replaces_the_input_whole(tmp_path: Path) -> None:
         assert listing(tmp_path) == {"job-input.json": data}
 
 
+def test_who_still_reads_an_earlier_input_reads_it_to_its_end(tmp_path: Path) -> None:
+    kept = Records(tmp_path)
+    earlier, later = lease(data=b"[1, 2, 3]"), lease(data=b"[]")
+    kept.begin(kept.of(earlier), earlier)
+    with kept.of(earlier).input.open("rb") as reading:
+        kept.begin(kept.of(later), later)
+        assert reading.read() == b"[1, 2, 3]"
+
+
 def test_what_nobody_sealed_is_not_published(tmp_path: Path) -> None:
     record = Record(tmp_path, "job", DIGEST, attached=False)
     record.output.write_text("{}")
