@@ -65,6 +65,12 @@ def state(pid: int) -> str:
         return ""
 
 
+def is_stopped(pid: int) -> bool:
+    """Tell whether every thread of a process is stopped; each hears of it by itself."""
+    stats = [path.read_bytes() for path in Path(f"/proc/{pid}/task").glob("*/stat")]
+    return all(stat.rsplit(b")", 1)[1].split()[0] == b"T" for stat in stats)
+
+
 def below(pid: int) -> list[int]:
     return [int(child) for path in Path(f"/proc/{pid}/task").glob("*/children") for child in path.read_text().split()]
 
@@ -122,8 +128,9 @@ def test_what_a_killed_keeper_leaves_does_not_wait_for_the_worker(workshop: Work
     with worker(workshop, task) as process:
         _, its_keeper = until(lambda: workshop.noted("here"), "the job runs")
         process.send_signal(signal.SIGSTOP)
+        until(lambda: is_stopped(process.pid), "no thread of the worker can ask for anything")
         os.kill(its_keeper, signal.SIGKILL)
-        until(lambda: not alive(task.job_id), "it is dead")
+        until(lambda: not alive(task.job_id), "it is dead", seconds=10)
         process.kill()
 
 
