@@ -67,7 +67,12 @@ def main() -> int:
         folder.mkdir(exist_ok=True)
         began = time.monotonic()
         print(f"{plan.row} (seed {plan.seed}, {plan.faults} faults) in {folder}", flush=True)
-        verdict = perform(plan, folder)
+        try:
+            verdict = perform(plan, folder)
+        except pytest.skip.Exception as reason:
+            print(f"{plan.row}: skipped: {reason}")
+            shutil.rmtree(folder)
+            continue
         print(f"{plan.row}: {verdict.described()}, {time.monotonic() - began:.0f} s", flush=True)
         if verdict.clean:
             shutil.rmtree(folder)

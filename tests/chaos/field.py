@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, TypeVar
 
+from disks import SmallDisk
 from end_to_end.project import Project
 from servers import Server, Wire
 
@@ -68,6 +69,7 @@ class Field:
         self.server = Server("valkey", *durable, folder=folder / "server")
         self.workers: list[Worker] = []
         self._networks: list[Network] = []
+        self._disks: list[SmallDisk] = []
         self.level = 0
         """How many jobs of the driver's are to wait at any time."""
         self._unsure: list[Message] = []
@@ -99,6 +101,8 @@ class Field:
             network.close()
         self.broker.close()
         self.server.end(signal.SIGKILL)
+        for disk in self._disks:
+            disk.unmount()
 
     # What a row is made of.
 
@@ -129,6 +133,12 @@ class Field:
         network = Network(self.server.port)
         self._networks.append(network)
         return network
+
+    def disk(self, folder: Path, size: int) -> SmallDisk:
+        """Put a disk of its own under a folder, until the end of the run."""
+        disk = SmallDisk(folder, size)
+        self._disks.append(disk)
+        return disk
 
     def until(self, condition: Callable[[], T | None], seconds: float, what: str) -> T:
         """Tend until the condition holds, and return what it returns; raise Missed when it never does."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
+from disks import SmallDisk
 from servers import until
 
 from end_to_end.project import PLAIN, Project
@@ -26,62 +25,46 @@ GREEDY = """
 
 
 @pytest.fixture
-def filler(project: Project) -> Iterator[Path]:
-    """What fills the small disk of the project's records; remove it, and there is room."""
-    project.job_data.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs", str(project.job_data)]
-    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
-    if mounted.returncode:
-        pytest.skip(f"nobody may mount a tmpfs here: {mounted.stderr.strip()}")
-    try:
-        yield project.job_data / "filler"
-    finally:
-        subprocess.run(["umount", "-l", project.job_data], check=True)
+def disk(project: Project) -> Iterator[SmallDisk]:
+    """The small disk of the project's records."""
+    with SmallDisk(project.job_data, SIZE) as disk:
+        yield disk
 
 
-def _fill(filler: Path) -> None:
-    with filler.open("ab", buffering=0) as file:
-        try:
-            while file.write(bytes(4096)):
-                pass
-        except OSError:
-            return
-
-
-def test_nothing_is_taken_while_the_disk_is_full_and_it_goes_on_by_itself(project: Project, filler: Path) -> None:
+def test_nothing_is_taken_while_the_disk_is_full_and_it_goes_on_by_itself(project: Project, disk: SmallDisk) -> None:
     project.topic("plain", PLAIN)
-    _fill(filler)
+    disk.fill()
     job_id = project.create("plain", 1)
     with project.worker():
         until(lambda: "plain is held" in project.log, 20, "the topic is held")
         assert "is full: less than" in project.log
         assert "is full: less than" in project.sjq("status").stdout
         assert project.show(job_id)["attempt"] == 0
-        filler.unlink()
+        disk.free()
         until(lambda: project.ends(job_id) == ["succeeded"], 10, "it goes on")
         assert project.log.count("plain is held") == 1, "said once, not at every look"
     assert project.output(job_id) == {"data": 1}
 
 
-def test_a_job_that_could_not_write_its_output_is_not_to_blame(project: Project, filler: Path) -> None:
+def test_a_job_that_could_not_write_its_output_is_not_to_blame(project: Project, disk: SmallDisk) -> None:
     project.topic("waits", WAITS)
     (project.root / "wait").touch()
     job_id = project.create("waits", 1)
     with project.worker():
         until((project.root / "running").exists, 20, "the handler runs")
-        _fill(filler)
+        disk.fill()
         (project.root / "wait").unlink()
         until(lambda: "released" in project.log, 20, "it is given back")
         assert not list(project.job_data.glob(f"{job_id}-metadata*"))
-        filler.unlink()
+        disk.free()
         until(lambda: project.ends(job_id) == ["succeeded"], 10, "it goes on")
     record = project.metadata(job_id)
     assert (record["attempt"], record["state"]) == (2, "succeeded")
     assert len(project.output(job_id)["data"]) == 2**15
 
 
-def test_a_handler_that_fills_the_disk_itself_does_not_go_round_for_ever(project: Project, filler: Path) -> None:
-    del filler
+def test_a_handler_that_fills_the_disk_itself_does_not_go_round_for_ever(project: Project, disk: SmallDisk) -> None:
+    del disk
     project.topic("greedy", GREEDY)
     job_id = project.create("greedy", 1)
     with project.worker():

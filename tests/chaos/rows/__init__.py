@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from chaos.rows.full_disk import FULL_AOF, FULL_RECORDS
 from chaos.rows.kills import KILL
 from chaos.rows.large import LARGE
 from chaos.rows.malformed import MALFORMED
@@ -20,6 +21,8 @@ _TABLE = (
     OUTAGE,
     PARTITION,
     STOP,
+    FULL_RECORDS,
+    FULL_AOF,
     TREES,
     MEMORY,
     MALFORMED,
