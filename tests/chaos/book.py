@@ -110,6 +110,12 @@ class Book:
         self._least = {"faults": plan["faults"], "jobs": plan["jobs"], **bounds.get("least", {})}
         self._forgiven_s = bounds.get("forgiven_s", 0.0)
 
+    def _resumed(self, _: Note) -> None:
+        """Allow that what ran when the run was broken off runs once more."""
+        if "repeats" in self._most:
+            ran = sum(bool(job.starts) and not job.ends for job in self.jobs.values())
+            self._most = {**self._most, "repeats": self._most["repeats"] + ran}
+
     def _create(self, note: Note) -> None:
         for job_id in note["ids"]:
             job = self.job(job_id)

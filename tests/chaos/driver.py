@@ -41,9 +41,12 @@ def begun(ledger: Path) -> Plan:
 def perform(plan: Plan, folder: Path) -> Verdict:
     """Do what is left of a plan, and judge it by its ledger alone."""
     row, path = ROWS[plan.row], folder / "ledger.jsonl"
-    if not path.exists():
+    resumed = path.exists()
+    if not resumed:
         Ledger(path).note("run", plan=asdict(plan), bounds=row.bounds(plan))
     with Field(folder, plan) as field:
+        if resumed:
+            field.ledger.note("resumed")
         try:
             row.run(field)
         except (Missed, Error, pytest.fail.Exception) as error:

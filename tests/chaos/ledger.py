@@ -3,6 +3,7 @@
 Every line has a `note`, which says what it is, and `at`, seconds since the epoch:
 
     run       plan, bounds                       what was meant to be done; the first line
+    resumed                                      the run was broken off before, and all its processes were killed
     create    ids, children, end                 these are about to be created, and what each should come to, such as
                                                  `succeeded` or `failed (message)`
     created   ids                                ... and the broker has said that it has them

@@ -85,6 +85,14 @@ def test_a_job_that_was_lost_with_its_worker_and_then_succeeded_is_a_repeat_and_
     assert (verdict.repeats, verdict.recovered) == (1, 1)
 
 
+def test_what_ran_when_a_run_was_broken_off_may_run_once_more() -> None:
+    bound, broken_off = run(most={"repeats": 0}), [*created("p"), *taken("p"), note("resumed")]
+    again = [*lost_with_worker("p"), *taken("p", 2)]
+    assert judged(bound, broken_off, again, ended("p", 2)).clean
+    twice = judged(bound, broken_off, again, lost_with_worker("p", 2), taken("p", 3), ended("p", 3))
+    assert found(twice) == {"complaints": ["repeats: 2; 1 is the most"]}
+
+
 def test_failed_as_lost_is_an_end() -> None:
     assert judged(created("p", 2), taken("p"), [event("lost", "p", fence="w.1", reason="lost")]).clean
 
