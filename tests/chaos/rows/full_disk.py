@@ -76,6 +76,7 @@ def full_aof(field: Field) -> None:
         field.fault("full", down=down)
         field.until_back()
     field.drain()
+    field.rest(1)  # of the last second nothing is promised
     field.server.end(signal.SIGKILL)  # what it kept must be whole
     field.server.start()
 
