@@ -36,6 +36,8 @@ PATIENCE_S = 5.0
 """How long a call waits for a broker that is away, before it raises BrokerDown."""
 _FEW = 3
 _OPEN_OR_FAILED = (State.PROCESSING, State.INCOMING, State.SCHEDULED, State.FAILED, State.TIMEDOUT, State.CANCELLED)
+ANSWER_S = 10.0
+"""How long it waits for an answer."""
 CANCEL_PATIENCE_S = 5.0
 """How long `cancel` waits for the worker of a running job, which should answer within 2 s."""
 _LOOK_S = 0.02
@@ -68,7 +70,7 @@ class Client:
         # A lock for each process: a child that was forked while a thread held ours would wait for ever.
         with self._opening.setdefault(pid, threading.Lock()):
             if self._broker is None or self._pid != pid:
-                self._broker = open_broker(self.config, patience_s=PATIENCE_S)
+                self._broker = open_broker(self.config, patience_s=PATIENCE_S, answer_s=ANSWER_S)
                 self._pid = pid
             return self._broker
 

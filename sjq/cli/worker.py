@@ -12,6 +12,9 @@ from sjq.cli import render
 from sjq.cli.values import Seconds
 from sjq.jobs import shown
 
+LEAST_ANSWER_S = 2.0
+"""What a busy server may take for an answer, however short the lease."""
+
 
 @click.command("worker", short_help="Run the jobs that wait.")
 @click.option(
@@ -44,7 +47,8 @@ def worker_command(
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     config = load()
     topics = tuple(dict.fromkeys([*first, *more]))
-    broker = open_broker(config)
+    # A worker that waits much longer for an answer does not renew what it has.
+    broker = open_broker(config, answer_s=max(LEAST_ANSWER_S, config.worker.lease / 3))
     options = Options(topics=topics, concurrency=concurrency, limit=limit, burst=burst, grace=grace)
     worker = Worker(config, broker, options)
     stopping = [signal.SIGINT, signal.SIGTERM]

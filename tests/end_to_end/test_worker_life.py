@@ -82,6 +82,23 @@ def test_a_worker_rides_out_a_restart_of_the_broker_and_settles_what_ran_meanwhi
         assert project.metadata(job_id)["attempt"] == 1
 
 
+def test_a_worker_notices_within_a_lease_that_nobody_answers_and_goes_on(tmp_path: Path) -> None:
+    """A half-open connection is not closed, and says nothing: only the wait for an answer tells."""
+    with Server("valkey") as server:
+        project = Project(tmp_path / "project", redis=server.url, worker={"lease": "6s"})
+        project.topic("t", WAITS)
+        job_id = project.create("t", 1)
+        with project.worker():
+            until((project.root / "running").exists, 30, "the handler runs")
+            server.freeze()
+            try:
+                (project.root / "go").touch()
+                until(lambda: "the broker is away" in project.log, 2 * 6, "the worker notices")
+            finally:
+                server.thaw()
+            until(lambda: project.ends(job_id) == ["succeeded"], 30, "the job is settled")
+
+
 def test_a_record_of_a_job_that_was_taken_away_is_never_published(project: Project) -> None:
     """The lease is lost while the handler runs: its tree is killed, and its files are deleted."""
     project.configure(worker={"lease": "1.5s"})

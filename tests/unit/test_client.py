@@ -531,8 +531,8 @@ def test_threads_that_ask_at_once_open_one_broker(client: Client, monkeypatch: p
     opened: list[Broker] = []
     both = threading.Barrier(2)
 
-    def slowly(config: Config, *, patience_s: float) -> Broker:
-        opened.append(open_broker(config, patience_s=patience_s))
+    def slowly(config: Config, *, patience_s: float, answer_s: float) -> Broker:
+        opened.append(open_broker(config, patience_s=patience_s, answer_s=answer_s))
         if len(opened) == 1:
             with pytest.raises(threading.BrokenBarrierError):
                 both.wait(0.5)  # nobody else comes

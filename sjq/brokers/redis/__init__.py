@@ -21,20 +21,20 @@ if TYPE_CHECKING:
 MEMORY_POLL_S = 0.005
 
 
-def open_server(config: Config, patience_s: float) -> RedisBroker:
+def open_server(config: Config, patience_s: float, answer_s: float) -> RedisBroker:
     """Return a broker on the server that the configuration names by URL or by arguments."""
     where = without_password(config.broker) if config.broker else _shown(config.redis or {})
-    client = connect(config.broker, config.redis, patience_s=patience_s)
+    client = connect(config.broker, config.redis, answer_s)
     length = config.events_length
     return RedisBroker(Server(client, prefix=config.prefix, events_length=length, where=where, patience_s=patience_s))
 
 
-def open_embedded(config: Config, patience_s: float) -> RedisBroker:
+def open_embedded(config: Config, patience_s: float, answer_s: float) -> RedisBroker:
     """Return a broker on the project's own server, started or joined; closing it leaves the server."""
     from sjq.brokers.redis.embedded import join  # noqa: PLC0415 - only projects without a server need it
 
     membership = join(config.state_folder / "redis")
-    client = connect(f"unix://{membership.socket}", None, patience_s=patience_s)
+    client = connect(f"unix://{membership.socket}", None, answer_s)
 
     def revive() -> None:
         membership.revive()

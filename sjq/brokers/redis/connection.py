@@ -20,7 +20,6 @@ from sjq.config import without_password
 from sjq.errors import BrokerDown, ConfigError, Error, KeyTaken
 
 CONNECT_TIMEOUT_S = 5.0
-ANSWER_TIMEOUT_S = 20.0
 FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 0.5
 
@@ -28,17 +27,14 @@ _log = logging.getLogger("sjq.broker")
 _NOT_NOW = ("LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "OOM", "READONLY", "TRYAGAIN", "CLUSTERDOWN", "BUSY")
 
 
-def connect(url: str | None, options: Mapping[str, object] | None, *, patience_s: float = 0.0) -> redis.Redis:
-    """Return a client for a URL or for keyword arguments. It connects at its first command.
-
-    Who has patience for a while only waits for an answer not much longer than that.
-    """
+def connect(url: str | None, options: Mapping[str, object] | None, answer_s: float) -> redis.Redis:
+    """Return a client for a URL or for keyword arguments. It connects at its first command."""
     kwargs: dict[str, Any] = {
         "protocol": 2,
         # A repeated command is a decision of the broker, which knows what may be repeated and how.
         "retry": Retry(NoBackoff(), 0),
         "socket_connect_timeout": CONNECT_TIMEOUT_S,
-        "socket_timeout": 2 * patience_s or ANSWER_TIMEOUT_S,
+        "socket_timeout": answer_s,
         "socket_keepalive": True,
         # Named here, for the server's list of clients, or it is looked up in the installed packages: 6 ms a start.
         # Not left out: without an answer to read first, a TLS 1.3 connection is taken for one that has data.
