@@ -76,11 +76,13 @@ def test_a_server_that_never_syncs_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["redis", "valkey"])
 def test_a_replica_will_do(name: str, tmp_path: Path) -> None:
     with (
-        Server(name) as server,
+        Server(name, "--repl-diskless-sync-delay", "0") as server,
         Server(name, "--replicaof", "127.0.0.1", str(server.port)) as replica,
         broker_on(server, tmp_path) as broker,
+        closing(server.client()) as here,
         closing(replica.client()) as there,
     ):
+        until(lambda: here.info("replication").get("slave0", {}).get("state") == "online", 20, "the replica follows")
         create(broker, "a")
         broker.await_disk()
         assert there.exists("job_data:a")
