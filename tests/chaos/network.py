@@ -72,6 +72,9 @@ class Network:
                 continue
             link = _Link(near, far)
             self._links.add(link)
+            if self._closed:
+                link.reset()
+                return
             for requests in (True, False):
                 threading.Thread(target=self._carry, args=(link,), kwargs={"requests": requests}, daemon=True).start()
 
@@ -118,12 +121,12 @@ class _Link:
         for end in (self.near, self.far):
             with suppress(OSError):
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-                end.shutdown(socket.SHUT_RDWR)
-                end.close()
+                end.shutdown(socket.SHUT_RDWR)  # refused where the other side broke it first
+            end.close()
 
     def halve(self) -> None:
         """Break the server's side alone: the other waits for answers that cannot come."""
         self.halved = True
         with suppress(OSError):
             self.far.shutdown(socket.SHUT_RDWR)
-            self.far.close()
+        self.far.close()
