@@ -112,13 +112,18 @@ class Client:
         return message.job_id
 
     def _create(self, messages: Sequence[Message], *, durable: bool) -> None:
+        which = shown(messages[0].job_id) + (f" and {len(messages) - 1} more" if len(messages) > 1 else "")
         try:
             self.broker.create(messages)
-            if durable:
-                self.broker.await_disk()
         except BrokerDown as error:
-            which = shown(messages[0].job_id) + (f" and {len(messages) - 1} more" if len(messages) > 1 else "")
+            if not error.perhaps_done and len(messages) == 1:  # of several, some may have gone before
+                raise
             raise BrokerDown(f"{error}; {which} may have been created all the same: sjq show tells") from error
+        if durable:
+            try:
+                self.broker.await_disk()
+            except BrokerDown as error:
+                raise BrokerDown(f"{error}; {which} is created, but may not survive a power cut") from error
 
     def create_many(
         self,

@@ -79,6 +79,8 @@ class BrokerDown(Error):
     """The broker does not answer, or answers that it cannot serve now."""
 
     exit_code = 6
+    perhaps_done = False
+    """Whether it may have heard us, so that what we asked for may be done, or may be done later."""
 
 
 class EnvironmentFailed(Error):

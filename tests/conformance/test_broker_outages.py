@@ -277,6 +277,21 @@ def test_patience_ends(tmp_path: Path) -> None:
     url = f"redis://127.0.0.1:{free_port()}/0"
     config = Config(root=tmp_path, job_data=tmp_path, broker=url)
     began = time.monotonic()
-    with closing(open_broker(config, patience_s=0.5)) as patient, pytest.raises(BrokerDown, match="cannot be reached"):
+    with (
+        closing(open_broker(config, patience_s=0.5)) as patient,
+        pytest.raises(BrokerDown, match="cannot be reached", check=lambda error: not error.perhaps_done),
+    ):
         patient.create([job("a")])
     assert 0.3 < time.monotonic() - began < SOON_S
+
+
+def test_who_hears_no_answer_is_told_that_it_may_be_done(server: Server, config: Config) -> None:
+    with closing(open_broker(config, patience_s=0.5, answer_s=1)) as patient:
+        patient.counts([TOPIC])
+        server.freeze()
+        try:
+            with pytest.raises(BrokerDown, check=lambda error: error.perhaps_done):
+                patient.create([job("a")])
+        finally:
+            server.thaw()
+        until(lambda: patient.get("a"), 10, "what was asked for is done later")

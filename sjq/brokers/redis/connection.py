@@ -101,11 +101,12 @@ class Server:
 
     def _answered(self, call: Callable[[], Any], *, repeat: bool) -> Any:  # noqa: ANN401 - what the call returns
         deadline = clock.monotonic() + self._patience_s
-        pause_s = FIRST_PAUSE_S
+        pause_s, perhaps_done = FIRST_PAUSE_S, False
         while True:
             try:
                 return self._called(call, repeat=repeat)
             except BrokerDown as error:
+                perhaps_done = error.perhaps_done = perhaps_done or _may_have_arrived(error)
                 if not repeat or clock.monotonic() + pause_s >= deadline:
                     raise
                 if pause_s == FIRST_PAUSE_S:
@@ -184,5 +185,14 @@ class Server:
             raise Error(f"{self.where} refuses a command: {_first_line(error)}") from error
 
 
+def _may_have_arrived(error: BaseException | None) -> bool:
+    """Tell whether a connection broke, or was silent, after it stood; of several tries any counts."""
+    if error is None:
+        return False
+    broke = isinstance(error, redis.ConnectionError | redis.TimeoutError) and "connecting to" not in str(error)
+    refused = isinstance(error, redis.AuthenticationError | redis.BusyLoadingError)
+    return (broke and not refused) or _may_have_arrived(error.__context__)
+
+
 def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n", 1)[0] or type(error).__name__
+    return str(error).strip().split("\n", 1)[0].rstrip(".") or type(error).__name__
