@@ -17,6 +17,7 @@ from servers import until
 
 from sjq.client import Client
 from sjq.config import load
+from sjq.records import file_name
 
 SJQ = str(Path(sys.executable).with_name("sjq"))
 _ENDS = ("succeeded", "failed", "timedout", "cancelled", "lost", "dropped")
@@ -119,14 +120,28 @@ class Project:
         return Client(config=load(self.root, {}))
 
     def metadata(self, job_id: str) -> dict[str, Any]:
+        """Return the metadata of a job that has ended."""
+        self._until_published(job_id)
         with self.client() as client:
             found = client.records.metadata(job_id)
-        assert found is not None, f"{job_id} has no metadata; there are {sorted(self.names())}"
+        assert found is not None
         return found
 
     def output(self, job_id: str) -> Any:
+        """Return the output of a job that has ended."""
+        self._until_published(job_id)
         with self.client() as client:
             return json.loads(client.records.read(job_id, "output.json") or b"null")
+
+    def _until_published(self, job_id: str) -> None:
+        """Wait for the record of an end that counts already: it is published a moment after it was settled."""
+        final = f"{file_name(job_id)}-metadata.json"
+
+        def published() -> bool:
+            names = [name for name in self.names() if name.startswith(final)]
+            return names == [final]
+
+        until(published, 10, f"the record of {job_id}")
 
     def show(self, job_id: str) -> dict[str, Any]:
         shown: dict[str, Any] = json.loads(self.sjq("show", job_id, "--json").stdout)
