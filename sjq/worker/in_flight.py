@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 
+from sjq import clock
 from sjq.executors.base import Executor, Task
 from sjq.jobs import Lease
 
@@ -21,6 +23,8 @@ class InFlight:
         self._lost: set[str] = set()
         self._cancelled: dict[str, str] = {}
         self._interrupted = False
+        self.ended_at = -math.inf
+        """When the last attempt ended, by the monotonic clock."""
 
     @contextmanager
     def taking(self, fence: str) -> Iterator[None]:
@@ -58,6 +62,7 @@ class InFlight:
             self._tasks.pop(lease.fence, None)
             self._lost.discard(lease.fence)
             self._cancelled.pop(lease.fence, None)
+            self.ended_at = clock.monotonic()
 
     def leases(self) -> list[Lease]:
         """Return the leases of all attempts."""

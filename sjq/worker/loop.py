@@ -23,6 +23,7 @@ from sjq.topics import Topic, find_topic, find_topics
 from sjq.worker.attempt import Attempts
 from sjq.worker.claims import Claims
 from sjq.worker.disk import shortage
+from sjq.worker.flood import Flood
 from sjq.worker.gate import Gate
 from sjq.worker.heartbeat import Heartbeat
 from sjq.worker.in_flight import InFlight
@@ -98,6 +99,7 @@ class Worker:
         self._lock_file = LockFile(self._config.state_folder / "workers", self.id)
         self._executor = LocalExecutor(self._config.root, lock=self._lock_file.descriptor)
         self._in_flight = InFlight(self._executor)
+        self._flood = Flood(self._in_flight)
         self._heartbeat = Heartbeat(
             self._broker,
             self.id,
@@ -185,6 +187,7 @@ class Worker:
                 number=len(self._slots),
                 wakeup=self._wakeup,
                 quota=self._quota,
+                flood=self._flood,
                 fence_numbers=self._fence_numbers,
                 on_change=self._notify,
             )

@@ -14,6 +14,7 @@ from sjq.executors.base import Runtime
 from sjq.jobs import Due, Lease, Malformed, make_fence, shown
 from sjq.records import Record
 from sjq.worker.attempt import Attempts, NotPublished
+from sjq.worker.flood import Flood
 from sjq.worker.gate import Gate
 from sjq.worker.heartbeat import Heartbeat, longer
 from sjq.worker.quota import Quota
@@ -38,6 +39,7 @@ class Slot:
         number: int,
         wakeup: Wakeup,
         quota: Quota,
+        flood: Flood,
         fence_numbers: itertools.count[int],
         on_change: Callable[[], None],
     ) -> None:
@@ -48,7 +50,7 @@ class Slot:
         self._attempts = attempts
         self._broker: Broker = attempts.broker
         self._heartbeat: Heartbeat = attempts.heartbeat
-        self._wakeup, self._quota, self._on_change = wakeup, quota, on_change
+        self._wakeup, self._quota, self._flood, self._on_change = wakeup, quota, flood, on_change
         self._fence_numbers = fence_numbers
         self._stopping = threading.Event()
         self._published: list[str] = []
@@ -104,7 +106,7 @@ class Slot:
         if not self._quota.begin():
             self._refused = True
             return False
-        taken = None
+        taken, began = None, clock.monotonic()
         try:
             taken = self._take()
         finally:
@@ -118,6 +120,7 @@ class Slot:
         self.idle = False
         if isinstance(taken, Malformed):
             _say_malformed(taken)
+            self._flood.rest(clock.monotonic() - began, self._stopping)
             return True
         try:
             self._attempt(taken, runtime)

@@ -11,26 +11,34 @@ from chaos.rows.row import Row, Size
 
 PER_OUTPUT = 100
 """Of so many that are malformed, one is an output, which takes a process to write."""
-PER_PART = 1_000
+ENOUGH = 20_000
+"""With fewer, the rate is a figure and no bound: a few parts tell more of what else the machine does than of sjq."""
+PARTS = 200
+PER_PART = 500
+"""The least in a part: so many that they last while the good jobs run."""
 GOOD = 30
 GOOD_MS = 50
 DEEP = 50_000
 
 
 def malformed(field: Field) -> None:
-    """Push what is malformed in portions, and see how fast good jobs of another topic go meanwhile, and without it.
+    """Push what is malformed in parts, and see how fast good jobs of another topic go meanwhile, and without it.
 
-    That rate is a figure and no bound: on a machine where others work too, it tells more of them than of sjq.
+    Without it, well-formed jobs take the place of those whose outputs are malformed: all of them take processes.
     """
-    topics = {"bad": "work.py", "junk": "junk.py", "piece": "work.py"}
+    topics = {"bad": "work.py", "junk": "junk.py", "beside": "work.py", "piece": "work.py"}
     field.project.configure(topics={name: {"script": script} for name, script in topics.items()})
     worker = field.worker("--topics", *topics, "--concurrency", "2")
     field.until(worker.serves, 60, "the start of the worker")
     kept = []
     _work_off(field)
-    for number in range(field.book.faults["malformed"], field.plan.faults, PER_PART):
+    per_part = max(PER_PART, field.plan.faults // PARTS)
+    for number in range(field.book.faults["malformed"], field.plan.faults, per_part):
+        count = min(per_part, field.plan.faults - number)
+        field.create(count // PER_OUTPUT, "beside", 0)
         without_s = _work_off(field)
-        _push(field, number, min(PER_PART, field.plan.faults - number))
+        field.until(lambda: not field.book.open, 300, "the end of all that is well-formed")
+        _push(field, number, count)
         kept.append(without_s / _work_off(field))
         field.until(lambda: not field.book.open, 300, "the end of all that is malformed")
     _take_back(field)
@@ -110,4 +118,5 @@ MALFORMED = Row(
     run=malformed,
     ci=Size(20_000, 0),
     release=Size(1_000_000, 0),
+    bounds=lambda plan: {"least": {"rate kept": 0.9}} if plan.faults >= ENOUGH else {},
 )
