@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from .gauge import Excess, Gauge
@@ -127,8 +128,11 @@ def _set_limits(pid: int, limits: Mapping[str, float | None]) -> None:
     if sys.platform != "linux":
         return
     try:
-        with open("/proc/self/oom_score_adj") as ours, open(f"/proc/{pid}/oom_score_adj", "w") as its:
-            its.write(str(min(1000, int(ours.read()) + _OOM_SCORE)))
+        file = os.open(f"/proc/{pid}/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(file, _oom_score())
+        finally:
+            os.close(file)
     except OSError:
         pass
     if limits["open_files"] is not None or limits["cpu_s"] is not None:
@@ -138,6 +142,13 @@ def _set_limits(pid: int, limits: Mapping[str, float | None]) -> None:
             _limit(pid, resource.RLIMIT_NOFILE, files, files)
         if (cpu_s := limits["cpu_s"]) is not None:
             _limit(pid, resource.RLIMIT_CPU, math.ceil(cpu_s) + 1, math.ceil(cpu_s) + 2)
+
+
+@cache
+def _oom_score() -> bytes:
+    """Return the score of a job's process. It stays the same as long as we run."""
+    with open("/proc/self/oom_score_adj") as ours:
+        return b"%d" % min(1000, int(ours.read()) + _OOM_SCORE)
 
 
 def _limit(pid: int, which: int, soft: float, hard: float) -> None:
