@@ -162,7 +162,7 @@ class Field:
     def holder(self) -> Worker | None:
         """Return the worker that has the topic of the driver's jobs."""
         for holder in self.broker.holders(["split"]):
-            for worker in self.workers:
+            for worker in reversed(self.workers):  # among hundreds, two may have had the same process id
                 if f"-{worker.pid}-" in holder.worker:
                     return worker
         return None
