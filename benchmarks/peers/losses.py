@@ -28,6 +28,8 @@ from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+
 import redis
 from ledger import Ledger, Verdict, judge
 from processes import Process, family, kill_at_once
@@ -133,9 +135,9 @@ def killed(worker: subprocess.Popen[bytes], ledger: Ledger, *, everything: bool)
     """Kill a worker while it runs a job, when enough are finished; return the processes that it had."""
     await_note(ledger, lambda: len(ledger.finished) >= KILL_AFTER)
     processes = family(worker.pid)
-    await_note(ledger, lambda: ledger.notes[-1].note == "start")
+    await_note(ledger, lambda: ledger.notes[-1]["note"] == "start")
     # A search among all processes would take longer than the job runs; its own number stands in the ledger.
-    processes.append(Process.now(ledger.notes[-1].pid))
+    processes.append(Process.now(ledger.notes[-1]["pid"]))
     if everything:
         return kill_at_once(processes)
     worker.kill()
@@ -144,12 +146,12 @@ def killed(worker: subprocess.Popen[bytes], ledger: Ledger, *, everything: bool)
 
 def await_note(ledger: Ledger, condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + START_S
-    ledger.news()
+    ledger.read()
     while not condition():
         if time.monotonic() > deadline:
             raise TimeoutError(f"only {len(ledger.finished)} jobs were finished in {START_S:g} s")
         time.sleep(0.001)
-        ledger.news()
+        ledger.read()
 
 
 def watch(ledger: Ledger, peer: Peer, processes: Sequence[Process], killed_at: float) -> float:
@@ -158,7 +160,7 @@ def watch(ledger: Ledger, peer: Peer, processes: Sequence[Process], killed_at: f
     while (now := time.time()) < max(killed_at + WATCH_S, moved_at + STILL_MOVING_S):
         if gone_s == math.inf and not any(process.lives() for process in processes):
             gone_s = now - killed_at
-        if ledger.news():
+        if ledger.read():
             moved_at = now
         if len(ledger.finished) == JOBS and now - looked_at > LOOK_S and gone_s < math.inf:
             looked_at = now

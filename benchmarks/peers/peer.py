@@ -49,7 +49,7 @@ def note(what: str, job_id: str) -> None:
     """Append a line with one call, so that no other process's line falls into it."""
     line = json.dumps({"note": what, "id": job_id, "pid": os.getpid(), "at": time.time()})
     file = os.open(os.environ["PEER_LEDGER"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    os.write(file, f"{line}\n".encode())
+    os.write(file, f"\n{line}\n".encode())  # one that was killed in the middle of its line spoils no other
     os.close(file)
 
 

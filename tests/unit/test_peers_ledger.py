@@ -8,7 +8,8 @@ from math import inf
 from pathlib import Path
 
 import pytest
-from ledger import Ledger, Note, Verdict, judge
+from chaos.ledger import Note
+from ledger import Ledger, Verdict, judge
 from processes import Process, family, kill_at_once
 from servers import until
 
@@ -18,8 +19,8 @@ OLD, NEW = 1, 2
 
 
 def ran(job_id: str, start: float, finish: float | None, pid: int = OLD) -> list[Note]:
-    ended = [] if finish is None else [Note("finish", job_id, pid, finish)]
-    return [Note("start", job_id, pid, start), *ended]
+    notes = [{"note": "start", "id": job_id, "pid": pid, "at": start}]
+    return notes if finish is None else [*notes, {"note": "finish", "id": job_id, "pid": pid, "at": finish}]
 
 
 def judged(
@@ -29,7 +30,7 @@ def judged(
     in_flight: Iterable[str] = (),
     failed: Iterable[str] = (),
 ) -> Verdict:
-    notes = sorted((note for run in runs for note in run), key=lambda note: note.at)
+    notes = sorted((note for run in runs for note in run), key=lambda note: float(note["at"]))
     held = {"waiting": waiting, "in_flight": in_flight, "failed": failed}
     return judge(notes, created=created, held=held, killed_at=KILLED_AT)
 
@@ -106,11 +107,13 @@ def test_a_ledger_is_read_on_from_its_last_whole_line(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "ledger")
     first, second = '{"note": "start", "id": "a", "pid": 1, "at": 8.0}\n', '{"note": "finish", "id": "a", "pid": 1, '
     (tmp_path / "ledger").write_text(first + second)
-    assert ledger.news() == [Note("start", "a", 1, 8.0)]
+    assert ledger.read()
+    assert ledger.notes == ran("a", 8.0, None)
     assert not ledger.finished
+    assert not ledger.read()
     with (tmp_path / "ledger").open("a") as file:
         file.write('"at": 9.0}\n')
-    assert ledger.news() == [Note("finish", "a", 1, 9.0)]
+    assert ledger.read()
     assert ledger.notes == ran("a", 8.0, 9.0)
     assert ledger.finished == {"a"}
 
