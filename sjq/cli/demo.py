@@ -53,8 +53,8 @@ def _run(client: Client) -> int:
                 display.show(_totals(client))
         except KeyboardInterrupt:
             render.talk("\nstopping")
-            worker.request_stop()
-            worker.request_stop()
+            worker.request_stop("Ctrl-C")
+            worker.request_stop("Ctrl-C")
             return 130
         code = working.result()
     display.show(_totals(client), last=True)

@@ -55,7 +55,7 @@ def worker_command(
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup wants a worker to outlive its terminal
         stopping.append(signal.SIGHUP)
     for number in stopping:
-        signal.signal(number, lambda *_: worker.request_stop())
+        signal.signal(number, lambda number, _: worker.request_stop(signal.Signals(number).name))
     try:
         code = worker.run()
     finally:

@@ -84,14 +84,17 @@ class Worker:
         """What the broker refused last; said once, and not at every look."""
         self._halted = False
         """Whether a burst left jobs of a topic that stopped at a failed one."""
-        self._stop_requests = 0
+        self._stop_requests: list[str] = []
         self._next_care = 0.0
         self._quota = Quota(options.limit)
         self._fence_numbers = itertools.count(1)
 
-    def request_stop(self) -> None:
-        """Ask for a stop; a second request skips the wait for running jobs. Safe in a signal handler."""
-        self._stop_requests += 1
+    def request_stop(self, by: str) -> None:
+        """Ask for a stop; a second request skips the wait for running jobs. Safe in a signal handler.
+
+        `by` is what the log gives as its cause, such as the name of a signal.
+        """
+        self._stop_requests.append(by)
 
     def run(self) -> int:
         """Work until stopped, until `limit` or until `burst` is done; return the exit code."""
@@ -302,6 +305,8 @@ class Worker:
 
     def _end(self) -> None:
         """Take nothing more, give running jobs the grace, release the rest, and free the topics."""
+        if self._stop_requests:
+            _log.info("%s: taking nothing more", self._stop_requests[0], extra={"event": "stop_requested"})
         self._retention.close()
         self._executor.stop_preparing()
         for slot in self._slots:
@@ -344,7 +349,7 @@ class Worker:
         deadline = clock.monotonic() + self._grace_s
         said = False
         while running := self._running():
-            if clock.monotonic() >= deadline or self._stop_requests > 1:
+            if clock.monotonic() >= deadline or len(self._stop_requests) > 1:
                 return
             if not said and self._in_flight.leases():
                 said = True

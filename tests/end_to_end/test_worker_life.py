@@ -367,6 +367,7 @@ def test_a_terminal_that_closes_is_a_stop_in_good_order(project: Project) -> Non
     with project.worker() as worker:
         worker.send_signal(signal.SIGHUP)
         assert worker.wait(10) == 0
+    assert "SIGHUP: taking nothing more" in project.log
 
 
 def test_a_topic_may_be_named_by_an_option_of_its_own(project: Project) -> None:
