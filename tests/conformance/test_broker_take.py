@@ -194,3 +194,23 @@ def test_two_hundred_and_fifty_repeated_pushes_are_dropped_in_one_take(broker: B
     assert hand.lease().job_id == "b"
     assert story(broker, "a") == ["created", "taken"] + ["dropped"] * 250
     assert broker.settle(lease, succeeded())
+
+
+def test_a_worker_that_lost_its_topic_takes_nothing_of_it(broker: Broker) -> None:
+    create(broker, "a", "b")
+    late, holder = Hand(broker), Hand(broker)
+    lease = late.lease()
+    broker.lock([TOPIC], holder.id, 60)
+    assert late.take() is None
+    again = broker.take(TOPIC, late.id, lease.fence, again=True)
+    assert isinstance(again, Lease)
+    assert again.job_id == "a", "what it has it may hear of once more"
+    assert holder.lease().job_id == "b"
+
+
+def test_a_topic_that_nobody_holds_is_free_to_take_from(broker: Broker) -> None:
+    create(broker, "a")
+    holder = Hand(broker)
+    broker.lock([TOPIC], holder.id, 60)
+    broker.leave(holder.id, [TOPIC])
+    assert Hand(broker).lease().job_id == "a"

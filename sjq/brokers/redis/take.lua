@@ -3,7 +3,7 @@
 -- One step, so that the id is always in a list, and leased to somebody while it is in `processing`. An id whose
 -- state is anything but none or incoming is dropped: it was pushed again. The stubs of published jobs start to expire.
 -- ARGV prefix length topic worker fence again anew large stub_s published...
--- READS job_data:<id> pause:<topic>  WRITES job_data:<id> job_attachment:<id> incoming:<topic> scheduled:<topic>
+-- READS job_data:<id> pause:<topic> lock:<topic>  WRITES job_data:<id> job_attachment:<id> incoming:<topic> scheduled:<topic>
 --   processing:<topic> job_state:<id> stats:<topic> events
 -- RETURNS false when nothing may be taken, the ms until the next scheduled job is due, 'more' when it only dropped, or
 --   {id, message or the length of a large one, attempt, taken ms, waiting since ms, history, tries, losses, interruptions}
@@ -36,6 +36,9 @@ if again == '1' then
 end
 
 if anew == '0' or redis.call('EXISTS', key('pause', topic)) == 1 then return false end
+-- A worker that was cut off may have lost the topic, and not have heard of it.
+local holder = holder_of(topic)
+if holder and holder ~= worker then return false end
 
 -- What ran before is taken next, the longest due first; what was delayed at its creation joins at the tail.
 local now = now_ms()
