@@ -26,19 +26,15 @@ from typing import Any
 
 import msgspec
 
+from sjq import logs
 from sjq.jobs import Lease, id_from_bytes, id_to_bytes
 from sjq.large import Content
-from sjq.plain_file import map_plain, open_plain, read_plain
+from sjq.logs import SHOWN_BYTES
+from sjq.plain_file import map_plain, read_plain
 from sjq.states import Reason, State
 
 LONGEST_NAME_BYTES = 120
 KEPT_OF_LONG_NAME = 80
-SHOWN_BYTES = 64 * 1024
-"""How much of stdout and of stderr stands in the metadata; what is longer stands whole in the log file."""
-
-COMPLAINT_BYTES = 4096
-"""How far from the end of stderr the last line is looked for; an eighth of it is shown."""
-
 KINDS = ("input.json", "attachment.bin", "output.json", "metadata.json", "stdout.log", "stderr.log")
 _OF_ATTEMPT = ("output.json", "stdout.log", "stderr.log", "metadata.json")
 """What an attempt seals, in the order in which it is published: the metadata last, which says that all is there."""
@@ -123,21 +119,15 @@ class Record:
 
     def printed(self) -> tuple[str, str]:
         """Return what the attempt printed to stdout and stderr, cut in the middle where it is long."""
-        return _shortened(self.stdout), _shortened(self.stderr)
+        return logs.shortened(self.stdout), logs.shortened(self.stderr)
 
     def returned(self, most: int) -> Content:
         """Return what the attempt wrote as its output; raise OSError, as `map_plain` does, where that cannot be."""
         return map_plain(self.output, most=most)
 
     def complaint(self) -> str:
-        """Return the line of stderr that says why the attempt failed: an exception's, or the last, shortened."""
-        try:
-            with open_plain(self.stderr) as file:
-                file.seek(max(0, os.fstat(file.fileno()).st_size - COMPLAINT_BYTES))
-                lines = file.read().decode("utf-8", "replace").splitlines()
-        except OSError:
-            return ""
-        return _complaint(lines)[: COMPLAINT_BYTES // 8]
+        """Return the line of stderr that says why the attempt failed."""
+        return logs.complaint(self.stderr)
 
     def seal(self, metadata: Mapping[str, object]) -> None:
         """Complete the attempt's files: after this, only names change."""
@@ -151,6 +141,17 @@ class Record:
         text = msgspec.json.format(msgspec.json.encode(metadata), indent=2)
         remove(self.own("metadata.json"))
         self.own("metadata.json").write_bytes(text + b"\n")
+
+    def cut_logs(self) -> None:
+        """Make room: keep of the logs no more than metadata shows of them."""
+        for path in (self.stdout, self.stderr):
+            with contextlib.suppress(OSError):
+                os.truncate(path, SHOWN_BYTES)
+
+    def drop_output(self) -> None:
+        """Make room: remove the output, and what there is of one."""
+        remove(self.output)
+        remove(self._half_written)
 
     def publish(self) -> None:
         """Give the attempt's files their final names, in place of those of an earlier attempt.
@@ -354,37 +355,6 @@ def read_metadata(path: Path) -> dict[str, Any] | None:
         return msgspec.json.decode(text, type=dict[str, Any])
     except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         return None
-
-
-def _shortened(path: Path) -> str:
-    """Return a log's text, with a note in place of its middle when it is longer than the metadata may hold."""
-    try:
-        with open_plain(path) as file:
-            size = os.fstat(file.fileno()).st_size
-            if size <= SHOWN_BYTES:
-                return file.read().decode("utf-8", "replace")
-            half = SHOWN_BYTES // 2
-            head = file.read(half)
-            file.seek(size - half)
-            tail = file.read(half)
-    except FileNotFoundError:
-        return ""
-    except OSError as error:
-        return f"[what it printed cannot be read: {error.strerror}]\n"
-    left_out = size - len(head) - len(tail)
-    final = path.name.rpartition(".")[0]
-    note = f"\n[... {left_out} bytes left out here; the whole is in {final} ...]\n"
-    return head.decode("utf-8", "replace") + note + tail.decode("utf-8", "replace")
-
-
-def _complaint(lines: list[str]) -> str:
-    """Return the first line behind the last traceback, whose text may have several, or else the last line."""
-    written = [line.rstrip() for line in lines if line.strip()]
-    starts = [number for number, line in enumerate(written) if line.startswith("Traceback (most recent call last)")]
-    if starts:
-        behind = (line for line in written[starts[-1] + 1 :] if not line.startswith(" "))
-        return next(behind, "")
-    return written[-1].strip() if written else ""
 
 
 def _modified(path: Path) -> float:

@@ -19,6 +19,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("",),  # sjq/__init__.py: the version and lazy names
     ("errors", "clock", "large", "sizes", "durations"),
     ("plain_file",),
+    ("logs",),
     ("checks",),
     ("states",),
     ("jobs",),

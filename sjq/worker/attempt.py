@@ -17,7 +17,7 @@ from sjq.jobs import Lease, shown
 from sjq.outcomes import Outcome, cancelled, failed, released
 from sjq.records import Record, Records
 from sjq.states import Reason, State
-from sjq.worker.disk import shortage
+from sjq.worker.disk import NO_ROOM, shortage
 from sjq.worker.heartbeat import Heartbeat, longer
 from sjq.worker.in_flight import InFlight
 from sjq.worker.judgement import judge
@@ -83,10 +83,7 @@ class Attempts:
             end = self.executor.run(task)
             outcome = self._outcome(lease, record, task, end)
             if outcome.state is not State.INCOMING:
-                told = metadata(
-                    lease, record=record, task=task, end=end, outcome=outcome, worker=self.worker, root=self.root
-                )
-                record.seal(told)
+                outcome, told = self._sealed(lease, record, task, end, outcome)
         except Exception as error:
             # A fault of this machine, or of our own: the job has done nothing to deserve it.
             self._give_up(lease, record, released(f"it could not be run here: {error}"))
@@ -126,6 +123,33 @@ class Attempts:
         if (full := shortage(self.records.folder)) and lease.interruptions < MOST_EXCUSES:
             return released(f"{full}, which may be why it ended badly ({outcome.why})")
         return next_step(outcome, lease, policy)
+
+    def _sealed(
+        self, lease: Lease, record: Record, task: Task, end: Exit, outcome: Outcome
+    ) -> tuple[Outcome, Mapping[str, object]]:
+        """Seal the record, and return what it says; one that never finds room goes without logs, then output."""
+
+        def seal(outcome: Outcome) -> tuple[Outcome, Mapping[str, object]]:
+            told = metadata(
+                lease, record=record, task=task, end=end, outcome=outcome, worker=self.worker, root=self.root
+            )
+            record.seal(told)
+            return outcome, told
+
+        try:
+            return seal(outcome)
+        except OSError as error:
+            if error.errno not in NO_ROOM or lease.interruptions < MOST_EXCUSES:
+                raise
+        record.cut_logs()
+        try:
+            return seal(outcome)
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            why = f"the disk has no room for what it wrote: {error.strerror}"
+        record.drop_output()
+        return seal(next_step(failed(Reason.OUTPUT, why), lease, task.runtime.topic.policy))
 
     def _give_up(self, lease: Lease, record: Record, outcome: Outcome) -> None:
         """Send the job back to wait."""

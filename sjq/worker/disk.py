@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -11,6 +12,9 @@ LEAST_BYTES = 16_000_000
 LEAST_FILES = 100
 LEAST_SHARE = 0.01
 """What has to be free: so much, or on a small disk this share of it."""
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+"""The errors of a disk that is full, or of which somebody has used up his part."""
 
 
 def shortage(folder: Path) -> str | None:

@@ -6,6 +6,7 @@ record and telling the broker so, its successor on this host finds here whose st
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from collections.abc import Iterator, Mapping
@@ -35,8 +36,12 @@ class LockFile:
             os.close(self.descriptor)  # somebody took it for abandoned before it was locked
 
     def settling(self, slot: int, job_id: str) -> None:
-        """Note the job that a slot is about to settle."""
-        os.pwrite(self.descriptor, job_id.encode().ljust(_ENTRY, b"\0"), slot * _ENTRY)
+        """Note the job that a slot is about to settle.
+
+        Where there is no room for that, its success is only confirmed later: by `sjq fsck --repair`.
+        """
+        with contextlib.suppress(OSError):
+            os.pwrite(self.descriptor, job_id.encode().ljust(_ENTRY, b"\0"), slot * _ENTRY)
 
     def close(self) -> None:
         """Remove the file: the worker and its keepers have ended."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 from disks import SmallDisk
@@ -22,6 +23,22 @@ WAITS = """
 GREEDY = """
     open("job_data/heap", "wb").write(bytes(2**23))
 """
+FULL = {
+    "its log": """
+        import sys
+        while True:
+            sys.stdout.write("x" * 2**16)
+            sys.stdout.flush()
+    """,
+    "its output": """
+        import sys
+        args = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+        with open(args["--output"], "wb", buffering=0) as output:
+            while True:
+                output.write(bytes(2**12))
+    """,
+}
+"""Handlers that go on until there is no room, and leave none for their records."""
 
 
 @pytest.fixture
@@ -78,3 +95,19 @@ def test_a_handler_that_fills_the_disk_itself_does_not_go_round_for_ever(project
     with project.client() as client:
         story = [event.event for event in client.events() if event.job_id == job_id]
     assert 1 <= story.count("taken") <= 4, "excused three times"
+
+
+@pytest.mark.parametrize("what", FULL)
+def test_a_handler_that_leaves_no_room_for_its_record_does_not_block_its_topic(
+    project: Project, disk: SmallDisk, what: str
+) -> None:
+    del disk
+    project.topic("greedy", FULL[what])
+    job_ids = [project.create("greedy", number) for number in range(2)]
+    with project.worker():
+        for job_id in job_ids:
+            until(partial(project.ends, job_id), 40, "it fails in the end")
+            assert project.ends(job_id) == ["failed"]
+            record = project.metadata(job_id)
+            assert record["attempt"] == 4, "excused three times"
+            assert record["reason"]["why"]

@@ -192,3 +192,11 @@ def test_a_file_that_is_taken_away_before_it_is_locked_is_made_anew(
     assert os.path.samestat(path.stat(), os.fstat(lock.descriptor))
     assert not processes_gone(path)
     lock.close()
+
+
+def test_a_note_for_which_there_is_no_room_stops_nobody(tmp_path: Path) -> None:
+    lock_file = LockFile(tmp_path, "w")
+    kept, lock_file.descriptor = lock_file.descriptor, os.open("/dev/full", os.O_WRONLY)
+    lock_file.settling(0, "a")
+    os.close(kept)
+    lock_file.close()

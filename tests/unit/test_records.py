@@ -17,7 +17,8 @@ from msgspec.structs import replace as changed
 
 from sjq import records
 from sjq.jobs import Lease, Message, id_from_bytes
-from sjq.records import KINDS, SHOWN_BYTES, Record, Records, Unpublished, digest_of, file_name
+from sjq.logs import SHOWN_BYTES
+from sjq.records import KINDS, Record, Records, Unpublished, digest_of, file_name
 
 from .told import told
 
