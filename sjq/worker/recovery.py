@@ -20,11 +20,12 @@ from sjq.worker.repairs import Repairs
 
 _log = logging.getLogger("sjq.worker")
 
-_BECAME = {
+BECAME = {
     State.INCOMING: "waits again",
     State.FAILED: "was lost too often and is failed",
     State.CANCELLED: "is cancelled, as somebody had asked",
 }
+"""What a job whose worker is gone comes to."""
 
 
 class Recovery:
@@ -42,6 +43,7 @@ class Recovery:
         in_flight: InFlight,
     ) -> None:
         self._in_flight = in_flight
+        self._repairs_wait = False
         self._strays: dict[str, set[tuple[str, str]]] = {}
         self._broker, self._repairs = broker, Repairs(broker, records, lock_files)
         self._worker, self._lease_s, self._connected_for_s = worker, lease_s, connected_for_s
@@ -57,7 +59,7 @@ class Recovery:
                 raise
             except Error as error:  # something of another program in this topic's place; the others do not wait
                 _log.warning("%s: what dead workers left of it cannot be taken back: %s", topic.name, error)
-        if found:
+        if found or self._repairs_wait:
             self.repair_records()
         return found
 
@@ -71,7 +73,7 @@ class Recovery:
             topic.name, dead=dead, expired=expired, losses=topic.policy.losses, halting=topic.policy.halts
         )
         for job in jobs:
-            again = _BECAME[job.state]
+            again = BECAME[job.state]
             _log.warning(
                 "%s %s: its worker %s is gone",
                 shown(job.job_id),
@@ -141,5 +143,8 @@ class Recovery:
         return left
 
     def repair_records(self) -> None:
-        """Publish what was sealed and settled, delete what came to nothing, and report what nobody knows."""
-        self._repairs.repair()
+        """Publish what was sealed and settled, delete what came to nothing, and report what nobody knows.
+
+        While another process of this host is at it, perhaps a stopped one, that waits for the next look.
+        """
+        self._repairs_wait = not self._repairs.repair()

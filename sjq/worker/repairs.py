@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import logging
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -40,22 +41,35 @@ class Repairs:
     def __init__(self, broker: Broker, records: Records, lock_files: Path) -> None:
         self._broker, self._records, self._lock_files = broker, records, lock_files
 
-    def repair(self) -> None:
-        """Repair everything, and report what is kept."""
-        for finding in self.findings(repair=True):
+    def repair(self) -> bool:
+        """Repair everything, and report what is kept; False when another process is at it."""
+        with self._turn(fcntl.LOCK_EX | fcntl.LOCK_NB) as ours:
+            findings = list(self._findings(repair=True)) if ours else []
+        for finding in findings:
             if not finding.mended:
                 _log.warning("kept: %s %s", finding.where, finding.what, extra={"event": f"{finding.code}_record"})
+        return ours
 
     def findings(self, *, repair: bool) -> Iterator[Finding]:
         """Yield what is wrong, and `repair` it where the broker leaves no doubt."""
-        if not repair:
+        if repair:
+            with self._turn(fcntl.LOCK_EX):
+                found = list(self._findings(repair=True))
+            yield from found  # whoever asked may take his time
+        else:
             yield from self._findings(repair=False)
-            return
-        # One process at a time: what the other has just published would pass for the record of an earlier attempt.
+
+    @contextmanager
+    def _turn(self, how: int) -> Iterator[bool]:
+        """Repair alone on this host: what another just published would pass for the record of an earlier attempt."""
         self._lock_files.mkdir(parents=True, exist_ok=True)
         with (self._lock_files / "repairing").open("ab") as turn:
-            fcntl.flock(turn, fcntl.LOCK_EX)
-            yield from self._findings(repair=True)
+            try:
+                fcntl.flock(turn, how)
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
 
     def _findings(self, *, repair: bool) -> Iterator[Finding]:
         attempts = list(self._records.unpublished())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 from pathlib import Path
 from typing import cast
 
@@ -11,7 +12,8 @@ from conformance.jobs import TOPIC, Hand, create
 from sjq.brokers.base import Broker
 from sjq.config import TopicPolicy
 from sjq.executors.base import Executor
-from sjq.records import Records
+from sjq.outcomes import released
+from sjq.records import Record, Records
 from sjq.states import State
 from sjq.topics import Topic
 from sjq.worker.in_flight import InFlight
@@ -71,3 +73,29 @@ def test_what_is_leased_to_us_and_runs_nowhere_is_released_at_the_second_look(br
     assert state(broker) is State.PROCESSING, "its take may be under way"
     ours.recover([SERVED])
     assert state(broker) is State.INCOMING
+
+
+def test_repairs_wait_while_another_process_is_at_them(broker: Broker, tmp_path: Path) -> None:
+    """It may have been stopped in the middle; nobody's jobs wait for that."""
+    one = recovery(broker, tmp_path)
+    create(broker, "a")
+    record = one_that_came_to_nothing(broker, Records(tmp_path / "job_data"))
+    (tmp_path / "workers").mkdir(exist_ok=True)
+    with (tmp_path / "workers" / "repairing").open("ab") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        one.repair_records()
+        one.recover([SERVED])
+        assert record.output.exists()
+    one.recover([SERVED])
+    assert not record.output.exists(), "the next look makes good for it"
+
+
+def one_that_came_to_nothing(broker: Broker, records: Records) -> Record:
+    """Leave files of an attempt whose job waits again."""
+    hand = Hand(broker, SILENT)
+    lease = hand.lease()
+    record = records.of(lease)
+    records.begin(record, lease)
+    record.output.write_bytes(b"{}")
+    broker.settle(lease, released("a stop"))
+    return record
