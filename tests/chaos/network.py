@@ -44,6 +44,10 @@ class Network:
             if kind == "half-open":
                 link.halve()
 
+    def lead_to(self, port: int) -> None:
+        """Lead connections that are made from now on to another server, as an address does after a failover."""
+        self._port = port
+
     def mend(self) -> None:
         """End the fault. What is half-open stays so: that is for its ends to find out."""
         with self._changed:

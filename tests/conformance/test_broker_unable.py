@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
+from pathlib import Path
 
 import pytest
 import redis
+from chaos.network import Network
 from servers import Server, Wire, until
 
+from sjq.brokers import open_broker
 from sjq.brokers.base import Broker
+from sjq.config import Config
 from sjq.errors import BrokerDown
 from sjq.states import State
 
@@ -55,6 +59,29 @@ def test_a_replica_cannot_serve(sjq: Broker, outside: Wire) -> None:
     finally:
         outside.plain("REPLICAOF", "NO", "ONE")
     assert Hand(sjq).drain() == ["z"]
+
+
+def test_an_address_that_leads_to_a_new_primary_is_connected_to_anew(tmp_path: Path) -> None:
+    """After a failover the old primary may live on as a replica, and keep its connections."""
+    with Server("redis") as old, Server("redis") as new, ExitStack() as stack:
+        network = stack.enter_context(closing(Network(old.port)))
+        broker = stack.enter_context(closing(open_broker(Config(root=tmp_path, job_data=tmp_path, broker=network.url))))
+        there, here = (stack.enter_context(closing(server.client())) for server in (old, new))
+        create(broker, "before")
+        stack.enter_context(closing(broker.wakeup([TOPIC], "w", lambda: None)))
+        there.replicaof("127.0.0.1", "1")
+        network.lead_to(new.port)
+        until(lambda: _is_created(broker, "after"), 5, "a connection to the new primary")
+        assert here.lrange(f"incoming:{TOPIC}", 0, -1) == [b"after"]
+        until(lambda: b"flags=t" in Wire(here, "").plain("CLIENT", "LIST"), 15, "one of the wake-up")
+
+
+def _is_created(broker: Broker, job_id: str) -> bool:
+    try:
+        create(broker, job_id)
+    except BrokerDown:
+        return False
+    return True
 
 
 def test_a_server_that_is_busy_with_somebody_elses_script_cannot_serve(

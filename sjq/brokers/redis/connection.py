@@ -84,6 +84,8 @@ class Server:
         """Call `revive` after a broken connection; try calls that may be repeated for `patience_s` before they fail."""
         self._patience_s = patience_s
         self.client = client
+        self.moves = 0
+        """How often the server was found to be a replica: connections made before may lead to the wrong one."""
         self._revive = revive
         self._execute: Callable[..., Any] = client.execute_command
         self.prefix = prefix
@@ -125,6 +127,11 @@ class Server:
                 if not repeat or refused or late:
                     raise
                 return call()
+            except (redis.exceptions.ReadOnlyError, redis.exceptions.MasterDownError):
+                # It has become a replica. Where another has taken its place, a new connection may lead there.
+                self.moves += 1
+                self.client.connection_pool.disconnect(inuse_connections=False)
+                raise
 
     def ask(self, *command: Argument) -> Any:  # noqa: ANN401 - what a server answers depends on the command
         """Send one command that only looks."""

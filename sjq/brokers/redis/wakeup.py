@@ -115,7 +115,7 @@ class NoticedWakeup(_Bells):
 
     def __init__(self, server: Server, prefixes: list[str], on_order: Callable[[], None]) -> None:
         super().__init__()
-        self._pool = server.client.connection_pool
+        self._server = server
         self._prefixes, self._on_order = prefixes, on_order
         self._key_prefix = server.prefix.encode()
         self._closing = threading.Event()
@@ -133,8 +133,8 @@ class NoticedWakeup(_Bells):
 
     def _arm(self) -> None:
         # Made anew each time: an embedded server may come back at another address.
-        kwargs = {**self._pool.connection_kwargs, "protocol": 3}
-        self._connection: Any = self._pool.connection_class(**kwargs)
+        pool, self._moves = self._server.client.connection_pool, self._server.moves
+        self._connection: Any = pool.connection_class(**{**pool.connection_kwargs, "protocol": 3})
         self._connection.connect()
         self._connection._parser.set_invalidation_push_handler(lambda notice: notice)  # noqa: SLF001
         prefixes = [part for prefix in self._prefixes for part in ("PREFIX", prefix)]
@@ -146,13 +146,14 @@ class NoticedWakeup(_Bells):
         while not self._closing.is_set():
             try:
                 if not self._armed:
+                    self._connection.disconnect()
                     self._arm()
                     self.poke()  # what was pushed while nobody listened
                 self._read()
+                self._armed = self._moves == self._server.moves
             except Exception:  # noqa: BLE001 - a listener that ends would leave the slots to their longest nap
                 # The heartbeat tells people; here only the connection has to come back.
                 self._armed = False
-                self._connection.disconnect()
                 self._closing.wait(RECONNECT_S)
 
     def _read(self) -> None:
