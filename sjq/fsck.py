@@ -22,6 +22,7 @@ from sjq.jobs import shown, worker_of
 from sjq.records import Records, file_name, id_of
 from sjq.states import State
 from sjq.worker.lock_file import is_gone
+from sjq.worker.recovery import BECAME
 from sjq.worker.repairs import Finding, Repairs
 
 _LOOKS = 10
@@ -83,7 +84,7 @@ class Fsck:
             yield finding
             return
         try:
-            if self._broker.mend(fault, lease_s=self._lease_s):
+            if self._broker.mend(fault, lease_s=self._lease_s, halting=self._config.policy(fault.topic).halts):
                 yield replace(finding, mended=True)
         except KeyTaken as error:
             yield replace(finding, what=f"{fault.what}, and that cannot be mended: {error}", repair=None)
@@ -111,13 +112,12 @@ class Fsck:
                     yield _lost(topic, job.job_id, job.worker or "", silent=bool(expired))
             return
         try:
-            losses = self._config.policy(topic).losses
-            found = self._broker.recover(topic, dead=dead, expired=expired, losses=losses)
+            policy = self._config.policy(topic)
+            found = self._broker.recover(topic, dead=dead, expired=expired, losses=policy.losses, halting=policy.halts)
         except KeyTaken:
             return  # which is a fault of its own
         for lost in found:
-            repair = "it waits again" if lost.state is State.INCOMING else "it is failed, having been lost too often"
-            yield replace(_lost(topic, lost.job_id, lost.worker), repair=repair, mended=True)
+            yield replace(_lost(topic, lost.job_id, lost.worker), repair=f"it {BECAME[lost.state]}", mended=True)
 
     def _watch(self, silent: Sequence[str]) -> None:
         """Wait a lease, in which who lives renews; raises BrokerDown when the broker was away meanwhile."""

@@ -157,7 +157,7 @@ class Pruning:
         """Look only, and change nothing, without a turn."""
         self._broker, self._rules, self._pace, self._turn = broker, rules, pace, turn
         self._records, self._job_data = Records(folder), JobData(folder)
-        self._now = clock.now()
+        self._now = min(clock.now(), broker.now())  # a clock that is ahead would prune what has just ended
         self._pruned: defaultdict[tuple[str, State], Pruned] = defaultdict(Pruned)
         self._told: set[str] = set()
         """Without a turn: the jobs that would be gone by now."""

@@ -295,8 +295,11 @@ class Broker(ABC):
         """Yield what is wrong, each seen at one instant. Of dead workers `suspects` and `holders` tell."""
 
     @abstractmethod
-    def mend(self, fault: Fault, *, lease_s: float) -> bool:
-        """Mend a fault if it is still there, which is looked at in the same step; tell whether it was."""
+    def mend(self, fault: Fault, *, lease_s: float, halting: bool = False) -> bool:
+        """Mend a fault if it is still there, which is looked at in the same step; tell whether it was.
+
+        A job that fails by it halts its topic if `halting`.
+        """
 
     @abstractmethod
     def unconfirmed(self) -> Iterator[Job]:
@@ -305,6 +308,10 @@ class Broker(ABC):
     @abstractmethod
     def ended(self, topic: str) -> Iterator[Job]:
         """Yield the topic's jobs that ended badly, the last first; those that were yielded may be forgotten."""
+
+    @abstractmethod
+    def now(self) -> float:
+        """Return the broker's time, in seconds since the epoch: that by which ends are noted."""
 
     @abstractmethod
     def forget(self, jobs: Sequence[Outdated], *, look: bool = False) -> Sequence[str]:

@@ -61,6 +61,7 @@ CALLS: dict[str, Callable[[Broker], object]] = {
     "resume": lambda broker: broker.resume([TOPIC]),
     "delete": lambda broker: broker.delete(["a"]),
     "events": lambda broker: broker.events(),
+    "now": lambda broker: broker.now(),
     "check": lambda broker: list(broker.check()),
     "mend": lambda broker: broker.mend(FAULT, lease_s=1),
     "unconfirmed": lambda broker: list(broker.unconfirmed()),

@@ -37,10 +37,10 @@ def mended(broker: Broker) -> Fault:
 
 def test_there_is_no_fault_in_what_the_steps_leave(broker: Broker, wire: Wire) -> None:
     hand = Hand(broker)
-    hand.beat(topics=[TOPIC])
-    broker.lock([TOPIC], hand.id, 60)
     fail(broker, "failed", "again")
     broker.requeue(TOPIC, [State.FAILED], ["again"])
+    hand.beat(topics=[TOPIC])
+    broker.lock([TOPIC], hand.id, 60)
     create(broker, "released", "leased", "succeeded", "confirmed", *several(600))
     assert broker.settle(hand.lease(), released("a stop"))
     hand.lease()

@@ -25,8 +25,11 @@ from .house import GONE, House
 LEASE_S = 0.3
 
 
-def look(house: House, *, repair: bool = False, said: list[str] | None = None, losses: int = 3) -> list[Finding]:
-    config = replace(house.config, worker=WorkerPolicy(lease=LEASE_S), defaults=TopicPolicy(losses=losses))
+def look(
+    house: House, *, repair: bool = False, said: list[str] | None = None, losses: int = 3, on_failure: str = "continue"
+) -> list[Finding]:
+    policy = TopicPolicy(losses=losses, on_failure=on_failure)
+    config = replace(house.config, worker=WorkerPolicy(lease=LEASE_S), defaults=policy)
     say = (lambda _: None) if said is None else said.append
     return list(Fsck(config, house.broker, repair=repair, say=say).findings())
 
@@ -81,8 +84,33 @@ def test_a_job_that_was_lost_too_often_is_failed(house: House) -> None:
     create(house.broker, "a")
     dead_worker(house.broker).lease()
     (lost, _) = look(house, repair=True, losses=1)
-    assert (lost.mended, lost.repair) == (True, "it is failed, having been lost too often")
+    assert (lost.mended, lost.repair) == (True, "it was lost too often and is failed")
     assert state_of(house.broker, "a") is State.FAILED
+
+
+def test_what_fails_by_a_repair_halts_its_topic_where_that_is_wanted(house: House) -> None:
+    create(house.broker, "a")
+    dead_worker(house.broker).lease()
+    look(house, repair=True, losses=1, on_failure="halt")
+    assert halted_by(house) == "a"
+    house.broker.resume([TOPIC])
+    house.wire("RPUSH", f"incoming:{TOPIC}", "b")
+    look(house, repair=True, on_failure="halt")
+    assert halted_by(house) == "b", "it has no message"
+
+
+def halted_by(house: House) -> str | None:
+    (counts,) = house.broker.counts([TOPIC])
+    return counts.pause.halted_by if counts.pause else None
+
+
+def test_a_cancelled_job_of_a_dead_worker_is_said_to_be_cancelled(house: House) -> None:
+    create(house.broker, "a")
+    dead_worker(house.broker).lease()
+    house.broker.cancel("a", "a change of mind")
+    (lost, _) = look(house, repair=True)
+    assert lost.repair == "it is cancelled, as somebody had asked"
+    assert state_of(house.broker, "a") is State.CANCELLED
 
 
 def test_a_worker_that_is_silent_is_watched_for_a_lease(house: House) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from conformance.jobs import TOPIC, Hand, create, ids_of, state_of, waiting
 
+from sjq import clock
 from sjq.config import TopicPolicy
 from sjq.errors import LockHeld
 from sjq.outcomes import released
@@ -284,3 +286,12 @@ def test_hundreds_go_in_portions_and_a_stop_is_heard_between_them(house: House) 
     assert set(ids_of(house.broker.ended(TOPIC))) == left
     prune(house, older_than=0.0)
     assert house.files() == set()
+
+
+def test_a_clock_that_is_a_day_ahead_prunes_nothing_before_its_time(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.ended("young", State.FAILED, 60)
+    monkeypatch.setattr(clock, "now", lambda: time.time() + DAY_S)
+    assert prune(house, older_than=DAY_S / 2) == {}
+    assert state_of(house.broker, "young") is State.FAILED

@@ -1,9 +1,10 @@
 -- Look at one id, in a place where it was seen or (with no place) where its state says that it is, and put right what
 -- is wrong with it. One step, so that what was seen page by page is seen again at one instant: a job that only moved
 -- meanwhile has no fault. The state is the truth: an id is in the place of its state, once, and in no other.
--- ARGV prefix length repair place topic id topics...  (repair: 1 to mend, else only look; topic: with no place, the one
+-- ARGV prefix length repair halting place topic id topics...  (repair: 1 to mend, else only look; topic: with no place, the one
 --   that the message names, or none; topics: all there are)
--- WRITES the list or zset of any state, job_state:<id> job_data:<id> job_attachment:<id> stats:<topic> events
+-- WRITES the list or zset of any state, job_state:<id> job_data:<id> job_attachment:<id> pause:<topic> stats:<topic>
+--   events
 -- RETURNS false when nothing is wrong, or the fault, the state, and how often it is there
 local homes = {incoming = 'incoming', processing = 'processing', scheduled = 'scheduled', inbox = 'inbox',
                failed = 'failed', timedout = 'failed', cancelled = 'failed', rejected = 'rejected'}
@@ -28,6 +29,7 @@ local function must_hold(of)
   must_note(of)
   must_be('list', key('incoming', of), key('processing', of), key('failed', of), key('inbox', of), key('rejected', of))
   must_be('zset', key('scheduled', of))
+  must_be('hash', key('pause', of))
 end
 
 local function take_out(there, of)
@@ -45,6 +47,7 @@ local function fail_without_message(of)
   redis.call('HSET', state, 'state', 'failed', 'topic', of, 'end', now_ms(), 'reason', 'message', 'why', why)
   put('failed', of)
   note('failed', of, id, 'reason', 'message', 'why', why)
+  if halting == '1' then halt(of, id) end
 end
 
 local was = redis.pcall('HMGET', state, 'state', 'topic')

@@ -92,13 +92,14 @@ class Upkeep(Inspection):
         for names in _batches(self.scan(literal(self.server.prefix.encode()) + b"*")):
             yield from self._check_keys(names, topics, seen)
 
-    def mend(self, fault: Fault, *, lease_s: float) -> bool:
+    def mend(self, fault: Fault, *, lease_s: float, halting: bool = False) -> bool:
         """Run the step that looked at the job once more, to its end."""
         if fault.code == "immortal":
             return bool(self.server.run("mortal", worker=fault.topic, lease_ms=round(lease_s * 1000)))
         if fault.repair is None or fault.job_id is None:
             return False
-        return self._run(fault.job_id, self.topics(), place=fault.place, topic=fault.topic, repair=1) is not None
+        mended = self._run(fault.job_id, self.topics(), place=fault.place, topic=fault.topic, repair=1, halting=halting)
+        return mended is not None
 
     def _suspects_in(self, place: str, topic: str, seen: set[int]) -> Iterator[str]:
         """Yield ids that may have a fault, once or more often, and note all.
@@ -208,10 +209,11 @@ class Upkeep(Inspection):
         )
 
     def _run(
-        self, job_id: str, topics: Sequence[str], *, place: str, topic: str, repair: int
+        self, job_id: str, topics: Sequence[str], *, place: str, topic: str, repair: int, halting: bool = False
     ) -> tuple[str, str, int] | None:
         raw_id = id_to_bytes(job_id)
-        answer = self.server.run("mend", topics, repair=repair, place=place, topic=topic, id=raw_id)
+        halts = int(halting)
+        answer = self.server.run("mend", topics, repair=repair, halting=halts, place=place, topic=topic, id=raw_id)
         return None if answer is None else (answer[0].decode(), id_from_bytes(answer[1]), answer[2])
 
     def _named_topic(self, job_id: str) -> str:
@@ -252,6 +254,11 @@ class Upkeep(Inspection):
         """Read the list of those that ended badly, from its end in steps."""
         for ids in self._from_the_end(topic):
             yield from reversed(self._jobs(ids, topic, State.FAILED))
+
+    def now(self) -> float:
+        """Ask the server for its time."""
+        seconds, microseconds = self.server.ask("TIME")
+        return int(seconds) + int(microseconds) / 1e6
 
     def forget(self, jobs: Sequence[Outdated], *, look: bool = False) -> Sequence[str]:
         """Forget in one script call."""
