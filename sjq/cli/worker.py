@@ -60,6 +60,8 @@ def worker_command(
         code = worker.run()
     finally:
         broker.close()
+    for number in stopping:
+        signal.signal(number, signal.SIG_IGN)  # it has done what they ask for, and ends well
     sys.exit(code)
 
 

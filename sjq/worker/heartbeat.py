@@ -51,6 +51,8 @@ class Heartbeat:
         self._ending = False
         self._gave_up = False
         self._was_away = False
+        self._said_away = False
+        """Whether people were told so, and wait to hear that it is back."""
         self._thread = threading.Thread(target=self._run, name="sjq-heartbeat", daemon=True)
 
     def start(self) -> None:
@@ -161,7 +163,8 @@ class Heartbeat:
             self._changed.notify_all()
             if self._connected_since is None:
                 self._connected_since = clock.monotonic()
-                if self._thread.is_alive():
+                if self._said_away:
+                    self._said_away = False
                     _log.warning("the broker answers again", extra={"event": "connected"})
 
     def _ask(self) -> tuple[tuple[float, float], bool, Pulse]:
@@ -210,4 +213,6 @@ class Heartbeat:
         if self._connected_since is not None:
             self._connected_since = None
             self._was_away = True
+        if not self._said_away:
+            self._said_away = True
             _log.warning("the broker is away: %s; trying again", why, extra={"event": "disconnected"})

@@ -27,8 +27,8 @@ def next_step(ended: Outcome, lease: Lease, policy: TopicPolicy) -> Outcome:
     retries = policy.retries if lease.message.retries is None else lease.message.retries
     if not ended.final and lease.tries < retries:
         return retried(ended, pause_s(ended, lease, policy))
-    if ended.delay_s is not None:
-        return replace(ended, why=f"{ended.why}, and none is left ({_counted(retries)})")
+    if ended.delay_s is not None or (retries and not ended.final):
+        return replace(ended, why=f"{ended.why}; no try is left ({_counted(retries)})")
     return ended
 
 

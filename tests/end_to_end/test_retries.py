@@ -90,7 +90,7 @@ def test_who_asks_for_another_try_and_has_none_fails(project: Project) -> None:
     project.burst()
     record = project.metadata(job_id)
     assert record["state"] == "failed"
-    assert record["reason"]["why"] == "it asked for another try: the disk is busy, and none is left (0 retries)"
+    assert record["reason"]["why"] == "it asked for another try: the disk is busy; no try is left (0 retries)"
     assert record["exit_code"] == 75
 
 

@@ -49,7 +49,7 @@ def test_the_job_knows_better_than_its_topic() -> None:
 
 def test_who_asks_for_another_try_and_has_none_left_fails_and_is_told() -> None:
     end = next_step(ASKED, lease(), TopicPolicy())
-    assert (end.state, end.why) == (State.FAILED, "it asked for another try, and none is left (0 retries)")
+    assert (end.state, end.why) == (State.FAILED, "it asked for another try; no try is left (0 retries)")
 
 
 def test_what_gave_up_is_not_tried_again() -> None:
