@@ -286,7 +286,8 @@ class Field:
             if _OF_AN_ATTEMPT.fullmatch(name):
                 yield f"job_data/{name} is left of an attempt"
         yield from (f"{path.name} is left of a worker" for path in self.project.root.glob(".sjq/workers/*.lock"))
-        if (done := self.project.run("fsck")).returncode:
+        long_s = 60 + len(self.book.jobs) / 1000  # it looks at every job
+        if (done := self.project.run("fsck", seconds=long_s)).returncode:
             yield f"fsck finds: {(done.stdout + done.stderr)[:1000]}"
         yield from (f"process {pid} is left: {name}" for pid, name in processes_in(self.project.root).items())
 

@@ -40,9 +40,9 @@ def malformed(field: Field) -> None:
         field.until(lambda: not field.book.open, 300, "the end of all that is well-formed")
         _push(field, number, count)
         kept.append(without_s / _work_off(field))
+        field.ledger.note("measure", what="rate kept", value=round(median(kept), 2))
         field.until(lambda: not field.book.open, 300, "the end of all that is malformed")
     _take_back(field)
-    field.ledger.note("measure", what="rate kept", value=round(median(kept), 2))
     field.drain()
 
 
