@@ -6,6 +6,8 @@ import codecs
 from collections.abc import Iterable, Iterator
 
 LARGE_BYTES = 1 << 20
+MOST_BYTES_OF_JOBS = 512 << 20
+"""What the jobs that are made in one step may hold together."""
 
 Content = bytes | memoryview
 """The bytes themselves, or a view of a file that holds them, of which the system reads and drops pages as it likes."""

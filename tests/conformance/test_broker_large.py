@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import json
 import mmap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 from msgspec.structs import replace as changed
+from redis.connection import Connection
 from servers import Wire
 
 from sjq.brokers.base import Broker
 from sjq.brokers.redis.broker import RedisBroker
+from sjq.brokers.redis.staging import MOST_BYTES_PER_CALL
 from sjq.errors import LeaseLost
 from sjq.jobs import Lease, new_message
 from sjq.large import LARGE_BYTES
 from sjq.outcomes import succeeded
 from sjq.states import State
 
-from .jobs import TOPIC, Hand, create, job, state_of
+from .jobs import TOPIC, Hand, create, job, real_servers, state_of
 
 BIG = {"text": "ü" * LARGE_BYTES * 2}
 
@@ -112,13 +116,60 @@ def test_what_was_staged_and_is_gone_is_staged_again(
     assert state_of(broker, "child") is State.INCOMING
 
 
+@real_servers
+def test_no_call_carries_more_than_its_most(broker: Broker, wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the next jobs of one end hold together: messages, attachments, and what they inherit."""
+    create(broker, "a")
+    lease = Hand(broker).lease()
+    content = bytes(LARGE_BYTES - 1000)
+    labels = {"labels": msgspec.Raw(b'"%b"' % (b"l" * 700_000))}
+    data = [changed(job(f"data-{number}"), data=b'"%b"' % (b"d" * 900_000)) for number in range(20)]
+    attached = [changed(job(f"attached-{number}"), attachment=content) for number in range(20)]
+    labelled = [changed(job(f"labelled-{number}"), inherited=labels) for number in range(20)]
+    sizes = _sizes_sent(monkeypatch)
+    assert broker.settle(lease, succeeded([*data, *attached, *labelled]))
+    assert max(sizes) < MOST_BYTES_PER_CALL + 100_000
+    assert sum(sizes) < 58_000_000 + 1_000_000, "nothing is sent twice"
+    assert not [name for name in wire.names() if name.startswith(b"staged")]
+    hand = Hand(broker)
+    for message in (*data, *attached, *labelled):
+        taken = hand.lease().message
+        assert (taken.job_id, taken.data, taken.attachment) == (message.job_id, message.data, message.attachment)
+        assert taken.inherited == message.inherited
+
+
+@real_servers
+def test_no_call_that_creates_jobs_carries_more_than_its_most(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = _sizes_sent(monkeypatch)
+    broker.create([changed(job(str(number)), data=b'"%b"' % (b"d" * 900_000)) for number in range(20)])
+    assert max(sizes) < MOST_BYTES_PER_CALL + 100_000
+    assert len(Hand(broker).drain()) == 20
+
+
+def _sizes_sent(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that fills with the sizes of what connections send in one go."""
+    sizes: list[int] = []
+    send: Callable[..., None] = Connection.send_packed_command
+
+    def counted(self: Connection, command: Any, *arguments: Any, **named: Any) -> None:
+        parts = [command] if isinstance(command, bytes | str) else list(command)
+        sizes.append(sum(map(len, parts)))
+        send(self, parts, *arguments, **named)
+
+    monkeypatch.setattr(Connection, "send_packed_command", counted)
+    return sizes
+
+
 def test_what_is_staged_expires_by_itself(broker: Broker, wire: Wire) -> None:
-    from sjq.brokers.redis.staging import STAGED_SECONDS, stage
+    from sjq.brokers.redis.staging import STAGED_SECONDS, Load, stage
 
     assert isinstance(broker, RedisBroker)
-    names = stage(broker.server, broker.keys, [changed(job("a"), data=json.dumps(BIG).encode())])
-    assert [name.removeprefix(wire.prefix) for name in names] == [b"staged_data:a"]
-    assert 0 < wire("TTL", "staged_data:a") <= STAGED_SECONDS
+    large = [changed(job(job_id), data=json.dumps(BIG).encode()) for job_id in "ab"]
+    small = [changed(job(str(number)), data=b'"%b"' % bytes([97] * LARGE_BYTES)[:-1000]) for number in range(6)]
+    stage(broker.server, Load(broker.keys, [*large, *small]).ahead)
+    names = [f"staged_data:{job_id}".encode() for job_id in "ab45"]
+    assert sorted(wire.names()) == sorted(names)
+    assert all(0 < wire("TTL", name) <= STAGED_SECONDS for name in names)
 
 
 def test_a_large_job_that_is_created_twice_is_one(broker: Broker, wire: Wire) -> None:

@@ -148,6 +148,13 @@ STEPS = (
         "",
         "test_broker_cancel.py::test_a_cancelled_job_never_waits_again[valkey-release]",
     ),
+    Mutation(
+        "the next jobs of one end all go in one call",
+        "brokers/redis/staging.py",
+        " or self._with_step + size > MOST_BYTES_PER_CALL:",
+        ":",
+        "conformance/test_broker_large.py::test_no_call_carries_more_than_its_most[valkey]",
+    ),
 )
 
 RECOVERY = (

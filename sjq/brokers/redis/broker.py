@@ -14,21 +14,18 @@ from sjq.brokers.redis.durability import await_disk
 from sjq.brokers.redis.inspection import as_text, literal, number
 from sjq.brokers.redis.keys import STUB_SECONDS, Keys
 from sjq.brokers.redis.scripts import Argument
-from sjq.brokers.redis.staging import fetch, stage
+from sjq.brokers.redis.staging import MOST_BYTES_PER_CALL, Load, fetch, stage
 from sjq.brokers.redis.upkeep import Upkeep
 from sjq.brokers.redis.wakeup import open_wakeup
 from sjq.errors import BrokerDown, CancelAsked, LeaseLost, MessageError
 from sjq.jobs import Due, Lease, Malformed, Message, decode_message, id_from_bytes, id_to_bytes
-from sjq.large import LARGE_BYTES, Content, is_large
+from sjq.large import LARGE_BYTES, Content
 from sjq.outcomes import Outcome, failed, released
 from sjq.states import Reason, State
 
 _CANCEL_ASKED = -2
 _NOT_STAGED = -3
 MOST_JOBS_PER_CALL = 500
-MOST_BYTES_PER_CALL = 4 << 20
-MOST_BYTES_OF_JOBS = 512 << 20
-"""What one call may carry: a server takes no longer text, and of all that waits to be read, twice as much."""
 
 
 class RedisBroker(Upkeep):
@@ -146,15 +143,14 @@ class RedisBroker(Upkeep):
         return bool(answer)
 
     def _run_with_jobs(self, name: str, messages: Sequence[Message], **named: Argument) -> int:
-        """Run a step that makes jobs; what is large of them is staged before, and again should it be gone."""
-        flat = _flat(messages)
-        large = [one for one in messages if is_large(one.data) or is_large(one.attachment)]
+        """Run a step that makes jobs; what is too much for one call goes ahead, and again should it be gone."""
+        load = Load(self.keys, messages)
         answer = _NOT_STAGED
         while answer == _NOT_STAGED:
-            staged = stage(self.server, self.keys, large)
-            answer = int(self.server.run(name, flat, repeat=True, **named))
-        if staged:  # what the step had no use for: it was refused, or the job was there already
-            self.server.ask_all([("UNLINK", *staged)])
+            stage(self.server, load.ahead)
+            answer = int(self.server.run(name, load.flat, repeat=True, **named))
+        if load.ahead:  # what the step had no use for: it was refused, or the job was there already
+            self.server.ask_all([("UNLINK", *(part.name for part in load.ahead))])
         return answer
 
     def _why_cancelled(self, job_id: str) -> str:
@@ -310,38 +306,16 @@ def _ms(seconds: float) -> int:
     return max(1, round(seconds * 1000))
 
 
-def _flat(messages: Sequence[Message]) -> list[Argument]:
-    """Return messages as the scripts want them: topic, id, parent, message, attached, attachment of each.
-
-    Of what is large nothing: an empty message, and 2 for attached.
-    """
-    flat: list[Argument] = []
-    size = 0
-    for message in messages:
-        content = message.attachment
-        attached = 0 if content is None else 2 if is_large(content) else 1
-        parent = id_to_bytes(message.parent_job_id or "")
-        text = b"" if is_large(message.data) else message.encode()
-        flat += [message.topic, id_to_bytes(message.job_id), parent, text, attached]
-        flat.append(bytes(content) if content is not None and attached == 1 else b"")
-        size += len(message.data) + len(content or b"")
-    if size > MOST_BYTES_OF_JOBS:
-        raise MessageError(
-            f"{'its' if len(messages) == 1 else f'{len(messages)} jobs with their'} data and attachments have {size:,} "
-            f"bytes, and {MOST_BYTES_OF_JOBS:,} are the most: put what is large into a file, and its path into the data"
-        )
-    return flat
-
-
 def _chunks(messages: Sequence[Message]) -> Iterator[list[Message]]:
     chunk: list[Message] = []
     size = 0
     for message in messages:
-        size += len(message.data) + len(message.attachment or b"")
-        chunk.append(message)
-        if len(chunk) == MOST_JOBS_PER_CALL or size > MOST_BYTES_PER_CALL:
+        more = len(message.data) + len(message.attachment or b"")
+        if len(chunk) == MOST_JOBS_PER_CALL or (chunk and size + more > MOST_BYTES_PER_CALL):
             yield chunk
             chunk, size = [], 0
+        chunk.append(message)
+        size += more
     if chunk:
         yield chunk
 

@@ -73,9 +73,9 @@ class Keys:
         return f"{self.prefix}durable"
 
     def staged_data(self, job_id: str) -> bytes:
-        """String, a large message on its way. Becomes `job_data` with its step, or expires."""
+        """String, a message that goes ahead of its step. Becomes `job_data` with its step, or expires."""
         return self.prefix.encode() + b"staged_data:" + id_to_bytes(job_id)
 
     def staged_attachment(self, job_id: str) -> bytes:
-        """String, a large attachment on its way. Becomes `job_attachment` with its step, or expires."""
+        """String, an attachment that goes ahead of its step. Becomes `job_attachment` with its step, or expires."""
         return self.prefix.encode() + b"staged_attachment:" + id_to_bytes(job_id)

@@ -48,8 +48,8 @@ local function count(state, field)
   return 1
 end
 
--- What is large of new jobs was brought before (an empty message, attached 2). Tell whether it is all there, unless the
--- jobs are there already.
+-- What is large of new jobs, or too much for one call, was brought before (an empty message, attached 2). Tell whether
+-- it is all there, unless the jobs are there already.
 local function are_staged(jobs)
   for i = 1, #jobs, 6 do
     local id = jobs[i + 1]
