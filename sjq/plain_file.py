@@ -1,4 +1,4 @@
-"""Opens what a job left: a plain file, and nothing that blocks, never ends, or points elsewhere."""
+"""Reads what a job left: plain files, and nothing that blocks, never ends, or points elsewhere."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import errno
 import mmap
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from tempfile import SpooledTemporaryFile
+from typing import BinaryIO, Self
 
-from sjq.large import LARGE_BYTES, Content
+from sjq.large import LARGE_BYTES
 
 _KINDS = {
     stat.S_IFBLK: "a device",
@@ -49,20 +52,82 @@ def open_plain(path: Path, *, follow: bool = False) -> BinaryIO:
 def read_plain(path: Path, *, follow: bool = False, most: int | None = None) -> bytes:
     """Return what a plain file holds; raises as `open_plain`, and TooLarge for one of more than `most` bytes."""
     with open_plain(path, follow=follow) as file:
-        _checked_size(file, path, most)
+        size = os.fstat(file.fileno()).st_size
+        if most is not None and size > most:
+            raise TooLarge(path, size=size, most=most)
         return file.read()
 
 
-def map_plain(path: Path, *, follow: bool = False, most: int | None = None) -> Content:
-    """Return the same, and of a large file a view, whose pages the system reads and drops as it likes."""
-    with open_plain(path, follow=follow) as file:
-        if _checked_size(file, path, most) <= LARGE_BYTES:
-            return file.read()
-        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+class NoRoom(OSError):
+    """What a file holds cannot be copied here: a fault of this machine, and none of the file."""
+
+    def __init__(self, path: Path, folder: Path, error: OSError) -> None:
+        super().__init__(error.errno, f"it cannot be copied into {folder}: {error.strerror}", str(path))
 
 
-def _checked_size(file: BinaryIO, path: Path, most: int | None) -> int:
-    size = os.fstat(file.fileno()).st_size
-    if most is not None and size > most:
-        raise TooLarge(path, size=size, most=most)
-    return size
+class Copies:
+    """Copies of plain files that others may write to meanwhile: each is what its file held when it was copied.
+
+    The files themselves are never mapped: when one is cut off, whoever reads its mapping dies of SIGBUS. Small copies
+    are in memory; together they lie in one file without a name, so that thousands of them take one descriptor.
+    """
+
+    def __init__(self, folder: Path, *, most: int | None = None) -> None:
+        """Copy into `folder`, and `most` bytes together."""
+        self._folder, self._most = folder, most
+        self._spool = SpooledTemporaryFile(  # noqa: SIM115 - closed by __exit__
+            max_size=LARGE_BYTES, prefix="sjq-", dir=str(folder)
+        )
+        self._places: dict[Path, slice] = {}
+        self._size = 0
+
+    def add(self, path: Path, *, follow: bool = False) -> slice:
+        """Copy what a plain file holds, once; return which part of `content` it is.
+
+        Raises as `open_plain`, and TooLarge for more than `most` bytes, NoRoom where there is none for the copy.
+        """
+        if path in self._places:
+            return self._places[path]
+        start = self._size
+        with open_plain(path, follow=follow) as file:
+            size = os.fstat(file.fileno()).st_size
+            if self._most is not None and start + size > self._most:
+                raise TooLarge(path, size=start + size, most=self._most)
+            left = max(size, LARGE_BYTES)  # some files of the system say that they have nothing, and have
+            while left and (portion := file.read(min(left, LARGE_BYTES))):
+                with self._room_for(path):
+                    self._spool.write(portion)
+                self._size += len(portion)
+                left -= len(portion)
+        with self._room_for(path):
+            self._spool.flush()
+        self._places[path] = slice(start, self._size)
+        return self._places[path]
+
+    def content(self) -> memoryview:
+        """Return all that was copied; if that is much, a view, whose pages the system reads and drops as it likes."""
+        if self._size <= LARGE_BYTES:
+            self._spool.seek(0)
+            return memoryview(self._spool.read())
+        return memoryview(mmap.mmap(self._spool.fileno(), 0, access=mmap.ACCESS_READ))
+
+    @contextmanager
+    def _room_for(self, path: Path) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise NoRoom(path, self._folder, error) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(OSError):  # on a full disk it tries once more to write what it could not
+            self._spool.close()
+
+
+def copy_plain(path: Path, folder: Path, *, most: int | None = None) -> memoryview:
+    """Return a copy of what a plain file holds; raises as `Copies.add`."""
+    with Copies(folder, most=most) as copies:
+        copies.add(path)
+        return copies.content()

@@ -30,7 +30,7 @@ from sjq import logs
 from sjq.jobs import Lease, id_from_bytes, id_to_bytes
 from sjq.large import Content
 from sjq.logs import SHOWN_BYTES
-from sjq.plain_file import map_plain, read_plain
+from sjq.plain_file import copy_plain, read_plain
 from sjq.states import Reason, State
 
 LONGEST_NAME_BYTES = 120
@@ -122,8 +122,8 @@ class Record:
         return logs.shortened(self.stdout), logs.shortened(self.stderr)
 
     def returned(self, most: int) -> Content:
-        """Return what the attempt wrote as its output; raise OSError, as `map_plain` does, where that cannot be."""
-        return map_plain(self.output, most=most)
+        """Return a copy of the output, as processes of other jobs can reach it; raise OSError as `copy_plain` does."""
+        return copy_plain(self.output, self.folder, most=most)
 
     def complaint(self) -> str:
         """Return the line of stderr that says why the attempt failed."""

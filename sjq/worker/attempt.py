@@ -15,6 +15,7 @@ from sjq.errors import CancelAsked, Error, KeyTaken, LeaseLost, MessageError
 from sjq.executors.base import Executor, Exit, Limits, Runtime, Task
 from sjq.jobs import Lease, shown
 from sjq.outcomes import Outcome, cancelled, failed, released
+from sjq.plain_file import NoRoom
 from sjq.records import Record, Records
 from sjq.states import Reason, State
 from sjq.worker.disk import NO_ROOM, shortage
@@ -106,14 +107,20 @@ class Attempts:
 
     def _outcome(self, lease: Lease, record: Record, task: Task, end: Exit) -> Outcome:
         policy = task.runtime.topic.policy
-        outcome = judge(
-            lease.message,
-            end,
-            record.returned,
-            self.root,
-            max_output=policy.max_output,
-            complaint=record.complaint(),
-        )
+        try:
+            outcome = judge(
+                lease.message,
+                end,
+                record.returned,
+                self.root,
+                copies_in=record.folder,
+                max_output=policy.max_output,
+                complaint=record.complaint(),
+            )
+        except NoRoom as error:
+            if lease.interruptions < MOST_EXCUSES:
+                raise
+            outcome = failed(Reason.OUTPUT, f"its output cannot be used here: {error}")
         if outcome.state is State.SUCCEEDED:
             return outcome
         if (why := self.in_flight.why_cancelled(lease)) is not None:

@@ -12,9 +12,9 @@ import msgspec
 from sjq.errors import MessageError, UsageError
 from sjq.executors.base import Breach, Exit
 from sjq.jobs import MOST_HOPS, MOST_NEXT_JOBS, Message, check_topic, json_fault
-from sjq.large import Content, check_utf8, is_large
+from sjq.large import MOST_BYTES_OF_JOBS, Content, check_utf8
 from sjq.outcomes import Outcome, failed, succeeded, timedout
-from sjq.plain_file import TooLarge, map_plain
+from sjq.plain_file import Copies, NoRoom, TooLarge
 from sjq.sizes import shown_size
 from sjq.states import Reason
 
@@ -69,17 +69,24 @@ class _BadOutput(Exception):
 
 
 def judge(
-    message: Message, end: Exit, read_output: ReadOutput, root: Path, *, max_output: int, complaint: str = ""
+    message: Message,
+    end: Exit,
+    read_output: ReadOutput,
+    root: Path,
+    *,
+    copies_in: Path,
+    max_output: int,
+    complaint: str = "",
 ) -> Outcome:
     """Return the outcome of an attempt whose process ended.
 
-    Attachments of next jobs are read relative to `root`. `complaint` is the line of stderr that says why, as far as can
-    be told.
+    Attachments of next jobs are read relative to `root`, and copied; what is large of them `copies_in` this folder.
+    `complaint` is the line of stderr that says why, as far as can be told. Raises NoRoom for what cannot be copied.
     """
     if bad_end := _bad_end(end, read_output, complaint):
         return bad_end
     try:
-        return succeeded(_next_jobs(message, _read(read_output, max_output), root))
+        return succeeded(_next_jobs(message, _read(read_output, max_output), root, copies_in))
     except _BadOutput as error:
         return failed(Reason.OUTPUT, str(error))
 
@@ -141,6 +148,8 @@ def _read(read_output: ReadOutput, max_output: int) -> _Output:
             f"its output has {shown_size(error.size)}, and max_output is {shown_size(error.most)}: let it write what is"
             " large to files of its own, and return their names"
         ) from None
+    except NoRoom:
+        raise
     except OSError as error:
         raise _BadOutput(f"its output cannot be read: {error.strerror}") from error
     try:
@@ -154,7 +163,7 @@ def _read(read_output: ReadOutput, max_output: int) -> _Output:
         raise _BadOutput(f"its output is not whole JSON: {json_fault(error)}") from None
 
 
-def _next_jobs(message: Message, output: _Output, root: Path) -> list[Message]:
+def _next_jobs(message: Message, output: _Output, root: Path, copies_in: Path) -> list[Message]:
     given = [name for name in ("next_topic", "next_topics", "next") if getattr(output, name) is not msgspec.UNSET]
     if len(given) > 1:
         raise _BadOutput(f"its output has {' and '.join(given)}; {_FORM}")
@@ -172,20 +181,33 @@ def _next_jobs(message: Message, output: _Output, root: Path) -> list[Message]:
             f"its output names {following[0].topic!r} as the next topic, but {message.hops} jobs came before it in "
             f"this chain, and {MOST_HOPS} are the most: its topics lead in a circle"
         )
-    return [_next_job(message, item, index, root) for index, item in enumerate(following)]
+    with Copies(copies_in, most=MOST_BYTES_OF_JOBS) as copies:
+        places = [_checked(item, index, root, copies) for index, item in enumerate(following)]
+        attached = copies.content()
+    # Views, not copies: of what goes to many topics, or is a large part of an output, there is one in all.
+    return [
+        message.next(item.topic, memoryview(item.data), attachment=None if place is None else attached[place])
+        for item, place in zip(following, places, strict=True)
+    ]
 
 
-def _next_job(message: Message, item: _Next, index: int, root: Path) -> Message:
+def _checked(item: _Next, index: int, root: Path, copies: Copies) -> slice | None:
+    """Raise _BadOutput for what cannot be a next job; copy its attachment, and return where."""
     for name in ("priority", "delay"):
         if getattr(item, name) is not msgspec.UNSET:
             raise _BadOutput(f'its output asks for a "{name}" at next[{index}], which is not supported yet')
     try:
         check_topic(item.topic)
-        attachment = None if item.attachment is None else map_plain(root / item.attachment, follow=True)
+        return None if item.attachment is None else copies.add(root / item.attachment, follow=True)
     except (UsageError, MessageError) as error:
         raise _BadOutput(f"its output names a next topic that cannot be: {error}") from None
+    except NoRoom:
+        raise
+    except TooLarge as error:
+        raise _BadOutput(
+            f"the attachments up to that of next[{index}] have {shown_size(error.size)}, and {shown_size(error.most)} "
+            "are the most: let it put the paths of large files into the data"
+        ) from None
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise _BadOutput(f"the attachment {item.attachment!r} of next[{index}] cannot be read: {why}") from None
-    data = memoryview(item.data)
-    return message.next(item.topic, data if is_large(data) else bytes(data), attachment=attachment)

@@ -17,7 +17,7 @@ from sjq.executors.base import Exit, Runtime, Task
 from sjq.executors.runtimes import Runtimes
 from sjq.jobs import Message
 from sjq.outcomes import Outcome
-from sjq.plain_file import map_plain
+from sjq.plain_file import copy_plain
 from sjq.topics import Topic
 from sjq.worker.judgement import judge
 
@@ -47,8 +47,9 @@ def rehearse(
         outcome = judge(
             message,
             end,
-            lambda most: map_plain(task.output, most=most),
+            lambda most: copy_plain(task.output, Path(folder), most=most),
             config.root,
+            copies_in=Path(folder),
             max_output=topic.policy.max_output,
         )
         output = task.output.read_bytes() if task.output.is_file() else None

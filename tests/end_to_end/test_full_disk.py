@@ -40,6 +40,17 @@ FULL = {
 }
 """Handlers that go on until there is no room, and leave none for their records."""
 
+ATTACHES = """
+    import json, pathlib, sys, time
+    args = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+    pathlib.Path("running").touch()
+    while pathlib.Path("wait").exists():
+        time.sleep(0.01)
+    pathlib.Path("attached").write_bytes(bytes(2**21))
+    following = {"topic": "next", "data": 1, "attachment": "attached"}
+    json.dump({"data": 1, "next": [following]}, open(args["--output"], "w"))
+"""
+
 
 @pytest.fixture
 def disk(project: Project) -> Iterator[SmallDisk]:
@@ -78,6 +89,35 @@ def test_a_job_that_could_not_write_its_output_is_not_to_blame(project: Project,
     record = project.metadata(job_id)
     assert (record["attempt"], record["state"]) == (2, "succeeded")
     assert len(project.output(job_id)["data"]) == 2**15
+
+
+def test_a_job_whose_attachment_finds_no_room_is_not_to_blame(project: Project, disk: SmallDisk) -> None:
+    project.topic("attaches", ATTACHES)
+    (project.root / "wait").touch()
+    job_id = project.create("attaches", 1)
+    with project.worker():
+        until((project.root / "running").exists, 20, "the handler runs")
+        disk.fill(left=2**20)
+        (project.root / "wait").unlink()
+        until(lambda: "attaches is held" in project.log, 20, "it is given back, and others wait")
+        assert "it cannot be copied into" in project.log
+        disk.free()
+        until(lambda: project.ends(job_id) == ["succeeded"], 10, "it goes on")
+    record = project.metadata(job_id)
+    assert (record["attempt"], record["state"]) == (2, "succeeded")
+    with project.client() as client:
+        assert client.broker.attachment(record["next_job_ids"][0]) == bytes(2**21)
+
+
+def test_an_attachment_that_never_finds_room_does_not_go_round_for_ever(project: Project, disk: SmallDisk) -> None:
+    del disk
+    project.topic("attaches", ATTACHES.replace("2**21", "2**23"))
+    job_id = project.create("attaches", 1)
+    with project.worker():
+        until(lambda: project.ends(job_id) == ["failed"], 30, "it fails in the end")
+    record = project.metadata(job_id)
+    assert (record["attempt"], record["reason"]["code"]) == (4, "output"), "excused three times"
+    assert "it cannot be copied into" in record["reason"]["why"]
 
 
 def test_a_handler_that_fills_the_disk_itself_does_not_go_round_for_ever(project: Project, disk: SmallDisk) -> None:

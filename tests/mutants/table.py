@@ -342,6 +342,15 @@ RECORDS = (
         "clock.now() - start_time",
         "end_to_end/test_time_jumps.py::test_a_worker_whose_clock_jumps_goes_on_and_measures_right[86400]",
     ),
+    Mutation(
+        "an output that others can reach is mapped",
+        "records.py",
+        "        return copy_plain(self.output, self.folder, most=most)\n",
+        "        import mmap\n\n"
+        "        with open_plain(self.output) as file:\n"
+        "            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))\n",
+        "end_to_end/test_large.py::test_a_file_that_is_cut_off_while_it_is_sent_ends_no_worker[output]",
+    ),
 )
 
 MUTATIONS = (*FENCES, *STEPS, *RECOVERY, *TREES, *RECORDS)

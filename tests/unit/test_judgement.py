@@ -37,7 +37,7 @@ def end(exit_code: int | None = 0, signal: int | None = None, error: str | None 
 
 def judged(output: object, root: Path = NOWHERE, message: Message = MESSAGE) -> Outcome:
     text = output if isinstance(output, bytes) else json.dumps(output).encode()
-    return judge(message, end(), lambda _: text, root, max_output=MOST)
+    return judge(message, end(), lambda _: text, root, copies_in=root, max_output=MOST)
 
 
 def refused(output: object, root: Path = NOWHERE) -> str:
@@ -64,7 +64,7 @@ def unwritten(_: int) -> bytes:
 
 @pytest.mark.parametrize("code", [1, 2, 75, 127, 255])
 def test_any_exit_code_but_0_is_a_failure(code: int) -> None:
-    outcome = judge(MESSAGE, end(code), unwritten, NOWHERE, max_output=MOST)
+    outcome = judge(MESSAGE, end(code), unwritten, NOWHERE, copies_in=NOWHERE, max_output=MOST)
     assert (outcome.state, outcome.reason) == (State.FAILED, Reason.EXIT)
     assert f"exit code {code}" in (outcome.why or "")
     assert not outcome.final
@@ -87,7 +87,9 @@ def test_any_exit_code_but_0_is_a_failure(code: int) -> None:
 def test_a_handler_may_say_what_is_to_become_of_its_job(
     code: int, written: object, why: str, delay_s: float | None, final: bool
 ) -> None:
-    outcome = judge(MESSAGE, end(code), lambda _: json.dumps(written).encode(), NOWHERE, max_output=MOST)
+    outcome = judge(
+        MESSAGE, end(code), lambda _: json.dumps(written).encode(), NOWHERE, copies_in=NOWHERE, max_output=MOST
+    )
     assert (outcome.state, outcome.reason, outcome.why) == (State.FAILED, Reason.EXIT, why)
     assert (outcome.delay_s, outcome.final) == (delay_s, final)
 
@@ -107,13 +109,15 @@ def test_a_chain_that_is_too_long_is_a_circle() -> None:
     ("number", "name"), [(9, "SIGKILL (signal 9)"), (15, "SIGTERM"), (11, "SIGSEGV"), (40, "signal 40")]
 )
 def test_a_signal_is_a_failure_by_name(number: int, name: str) -> None:
-    outcome = judge(MESSAGE, end(None, number), unread, NOWHERE, max_output=MOST)
+    outcome = judge(MESSAGE, end(None, number), unread, NOWHERE, copies_in=NOWHERE, max_output=MOST)
     assert (outcome.state, outcome.reason) == (State.FAILED, Reason.SIGNAL)
     assert name in (outcome.why or "")
 
 
 def test_an_end_that_nobody_knows_is_lost() -> None:
-    outcome = judge(MESSAGE, end(None, None, "the keeper was killed"), unread, NOWHERE, max_output=MOST)
+    outcome = judge(
+        MESSAGE, end(None, None, "the keeper was killed"), unread, NOWHERE, copies_in=NOWHERE, max_output=MOST
+    )
     assert (outcome.state, outcome.reason) == (State.FAILED, Reason.LOST)
     assert "the keeper was killed" in (outcome.why or "")
 
@@ -124,7 +128,7 @@ def test_a_limit_decides_before_what_the_process_made_of_it(
     reason: Reason, code: int | None, number: int | None
 ) -> None:
     breached = replace(end(code, number), breach=Breach(reason=reason, why="it was too much"))
-    outcome = judge(MESSAGE, breached, unread, NOWHERE, max_output=MOST, complaint="Terminated")
+    outcome = judge(MESSAGE, breached, unread, NOWHERE, copies_in=NOWHERE, max_output=MOST, complaint="Terminated")
     state = State.TIMEDOUT if reason is Reason.TIMEOUT else State.FAILED
     assert outcome == Outcome(state=state, reason=reason, why="it was too much")
 
@@ -133,13 +137,16 @@ def test_an_output_that_is_too_large_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "output"
     path.write_bytes(b'{"data": 1}')
     assert (
-        judge(MESSAGE, end(), lambda most: read_plain(path, most=most), NOWHERE, max_output=11).state is State.SUCCEEDED
+        judge(MESSAGE, end(), lambda most: read_plain(path, most=most), NOWHERE, copies_in=NOWHERE, max_output=11).state
+        is State.SUCCEEDED
     )
     with path.open("ab") as file:
         file.truncate(70_123_456)
     with pytest.raises(TooLarge):
         read_plain(path, most=64_000_000)
-    outcome = judge(MESSAGE, end(), lambda most: read_plain(path, most=most), NOWHERE, max_output=64_000_000)
+    outcome = judge(
+        MESSAGE, end(), lambda most: read_plain(path, most=most), NOWHERE, copies_in=NOWHERE, max_output=64_000_000
+    )
     assert (outcome.state, outcome.reason) == (State.FAILED, Reason.OUTPUT)
     assert "its output has 70.1 MB, and max_output is 64 MB" in (outcome.why or "")
 
@@ -149,7 +156,7 @@ def test_an_output_that_cannot_be_read_is_a_failure(error: OSError) -> None:
     def read(_: int) -> bytes:
         raise error
 
-    outcome = judge(MESSAGE, end(), read, NOWHERE, max_output=MOST)
+    outcome = judge(MESSAGE, end(), read, NOWHERE, copies_in=NOWHERE, max_output=MOST)
     assert (outcome.state, outcome.reason) == (State.FAILED, Reason.OUTPUT)
     assert ("wrote no output" if error.errno == 2 else "Permission denied") in (outcome.why or "")
 
