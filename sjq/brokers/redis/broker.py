@@ -150,7 +150,8 @@ class RedisBroker(Upkeep):
             stage(self.server, load.ahead)
             answer = int(self.server.run(name, load.flat, repeat=True, **named))
         if load.ahead:  # what the step had no use for: it was refused, or the job was there already
-            self.server.ask_all([("UNLINK", *(part.name for part in load.ahead))])
+            with suppress(BrokerDown):  # the step is done; what is left of it expires
+                self.server.ask_all([("UNLINK", *(part.name for part in load.ahead))])
         return answer
 
     def _why_cancelled(self, job_id: str) -> str:
