@@ -17,10 +17,17 @@ from typing import Any
 
 import msgspec
 
+from sjq import clock
 from sjq.errors import EnvironmentFailed
 
-PATIENCE_S = 5.0
-"""How long a keeper may take to answer beyond what the job was given, before it counts as stopped."""
+PATIENCE_S = 8.0
+"""How long a keeper may take to answer beyond what the job was given, before it counts as stopped.
+
+It is a net below the root keeper, which kills a keeper that is stopped for a second. It is more than the time for which
+a keeper tries processes that it may not kill.
+"""
+
+_LONGEST_POLL_S = 86_400.0  # more milliseconds than an int holds are none that `poll` takes
 
 _ANSWER_S = 10.0
 """The same for the root keeper, which may be waiting for a machine that is short of everything."""
@@ -169,7 +176,7 @@ class Keeper(_Link):
         super().__init__()
         self._root = root
         self.pid = 0
-        self._lines = self._socket.makefile("rb")
+        self._heard = b""
         self._sending = threading.Lock()
         self._ending = threading.Lock()
         self._overdue: threading.Timer | None = None
@@ -179,17 +186,19 @@ class Keeper(_Link):
     def run(self, order: dict[str, Any], is_doomed: Callable[[], bool]) -> dict[str, Any]:
         """Return the report of the job's end; in it stands `lost` where the keeper did not live to make one.
 
+        A keeper that says nothing when the job's time has been over for long is killed: it holds nothing to its limits.
         A kill may go out before the start, when the keeper has nothing to kill: then `is_doomed` has it repeated.
         """
         self._say({"run": order})
         if is_doomed():
             self.kill(order["kill_after_s"])
         session = None
+        timeout_s, kill_after_s = order["limits"]["timeout_s"], order["kill_after_s"]
         try:
-            report = self._hear()
+            report = self._hear(timeout_s, kill_after_s)
             if "pid" in report:
                 session = report["pid"]
-                report = self._hear()
+                report = self._hear(timeout_s, kill_after_s)
         finally:
             self._be_in_time()
         if "lost" in report:
@@ -209,7 +218,6 @@ class Keeper(_Link):
     def _give_up(self) -> None:
         with self._ending:
             if self._overdue is not None:
-                self.broken = True
                 self._kill()
 
     def _be_in_time(self) -> None:
@@ -226,6 +234,7 @@ class Keeper(_Link):
         return left or 0
 
     def _kill(self) -> int | None:
+        self.broken = True
         left = self._root.end(self.pid)
         if left is None and self.lives():  # while it has its end of the socket, its pid is its own
             os.kill(self.pid, signal.SIGKILL)
@@ -244,7 +253,6 @@ class Keeper(_Link):
     def close(self) -> None:
         """End the keeper for good."""
         self.end()
-        self._lines.close()
         self._socket.close()
 
     def _say(self, order: dict[str, object]) -> None:
@@ -254,16 +262,33 @@ class Keeper(_Link):
         except OSError:
             self.broken = True
 
-    def _hear(self) -> dict[str, Any]:
-        try:
-            line = self._lines.readline()
-        except (OSError, ValueError):
-            line = b""
-        if not line:
-            self.broken = True
-            return {"lost": "the keeper of its processes was killed"}
+    def _hear(self, timeout_s: float | None, kill_after_s: float) -> dict[str, Any]:
+        """Return what the keeper says next, waiting no longer than it may take with a job of such a timeout."""
+        while b"\n" not in self._heard:
+            try:
+                # The keeper's time begins when the job's is over: both of us may have been stopped until then.
+                if timeout_s is not None and self._is_silent(timeout_s) and self._is_silent(kill_after_s + PATIENCE_S):
+                    self._kill()
+                part = self._socket.recv(1 << 16)
+            except (OSError, ValueError):
+                part = b""
+            if not part:
+                self.broken = True
+                return {"lost": "the keeper of its processes was killed, or stopped"}
+            self._heard += part
+        line, self._heard = self._heard.split(b"\n", 1)
         report: dict[str, Any] = msgspec.json.decode(line)
         return report
+
+    def _is_silent(self, seconds: float) -> bool:
+        """Wait up to `seconds` for the keeper to say something, or to end; tell whether it did neither."""
+        heard = select.poll()
+        heard.register(self._socket, select.POLLIN)
+        until = clock.monotonic() + seconds
+        while (left_s := until - clock.monotonic()) > 0:
+            if heard.poll(min(left_s, _LONGEST_POLL_S) * 1000):
+                return False
+        return True
 
 
 def _kill_session(session: int) -> None:

@@ -1,5 +1,7 @@
 """The root keeper of a worker: forks a keeper for each slot, and kills what a keeper leaves that was killed itself.
 
+A keeper that is stopped holds no job to its limits: it is killed.
+
     main() in a process of its own, with two descriptors inherited from the worker: <socket> <lock>
 
 Lines of JSON on the socket; the worker waits for the answer to each before it sends the next:
@@ -26,7 +28,10 @@ from typing import NoReturn
 from .keeper import Keeper
 from .processes import Bell, become_subreaper, children, sweep
 
-_PATIENCE_S = 3.0  # how long keepers may take to end without their worker; one that is stopped never would
+_PATIENCE_S = 3.0  # how long keepers may take to end without their worker
+_STOPPED_S = (
+    1.0  # for how long a keeper may be stopped: who stops a whole worker for a while wakes its processes in turn
+)
 _IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
@@ -37,6 +42,8 @@ class Root:
         self.worker = worker
         self.bell = Bell()
         self.keepers: set[int] = set()
+        self.stopped: dict[int, float] = {}
+        """Keepers that are stopped, and since when, by the monotonic clock."""
         self.foreign: set[int] = set()
         """Children that another user started, and we may not kill."""
         self.left = 0
@@ -45,11 +52,13 @@ class Root:
     def loop(self) -> NoReturn:
         """Do as the worker says until it is gone."""
         watched: list[socket.socket | Bell] = [self.worker, self.bell]
+        signal.signal(signal.SIGCONT, self.wake)
         while True:
-            ready = select.select(watched, [], [])[0]
+            ready = select.select(watched, [], [], self.quiet_s())[0]
             if self.bell in ready:
                 self.bell.quiet()
                 self.sweep()
+            self.kill_stopped()
             if self.worker in ready:
                 self.obey()
 
@@ -86,6 +95,7 @@ class Root:
         try:
             self.worker.close()
             self.bell.close()
+            signal.signal(signal.SIGCONT, signal.SIG_DFL)
             os.set_inheritable(descriptor, False)
             os.setsid()
             become_subreaper()
@@ -99,7 +109,7 @@ class Root:
         if pid in self.keepers:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
-            self.keepers.discard(pid)
+            self.forget(pid)
         self.sweep()
         left, self.left = self.left, 0
         self.say({"left": left})
@@ -116,16 +126,45 @@ class Root:
         return [pid for pid in children(os.getpid()) if pid not in self.keepers | self.foreign]
 
     def reap(self) -> None:
-        """Collect children that have ended."""
+        """Collect children that have ended, and note which keepers are stopped, or go on."""
         while True:
             try:
-                pid, _ = os.waitpid(-1, os.WNOHANG)
+                pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED | os.WCONTINUED)
             except ChildProcessError:
                 return
             if pid == 0:
                 return
-            self.keepers.discard(pid)
-            self.foreign.discard(pid)
+            if os.WIFCONTINUED(status):
+                self.stopped.pop(pid, None)
+            elif not os.WIFSTOPPED(status):
+                self.forget(pid)
+            elif pid in self.keepers:
+                self.stopped[pid] = time.monotonic()
+
+    def forget(self, pid: int) -> None:
+        """Forget a child that was collected: its pid may become another's."""
+        self.keepers.discard(pid)
+        self.foreign.discard(pid)
+        self.stopped.pop(pid, None)
+
+    def wake(self, *_: object) -> None:
+        """Give keepers their time anew: we were stopped ourselves, as they were, and may be the first to go on."""
+        self.stopped = dict.fromkeys(self.stopped, time.monotonic())
+
+    def quiet_s(self) -> float | None:
+        """How long `kill_stopped` has nothing to do; None is until it is told of another keeper."""
+        if not self.stopped:
+            return None
+        return max(0.0, min(self.stopped.values()) + _STOPPED_S - time.monotonic())
+
+    def kill_stopped(self) -> None:
+        """Kill the keepers that are stopped for too long; a job must not escape its limits by stopping its keeper."""
+        if self.quiet_s() == 0:
+            self.reap()  # one may go on by now
+            now = time.monotonic()
+            for pid in [pid for pid, since in self.stopped.items() if now >= since + _STOPPED_S]:
+                os.kill(pid, signal.SIGKILL)
+                del self.stopped[pid]
 
     def say(self, answer: dict[str, object]) -> None:
         """Answer the worker; when it is gone, end."""
@@ -146,7 +185,7 @@ class Root:
             os.kill(pid, signal.SIGKILL)
         for pid in list(self.keepers):
             os.waitpid(pid, 0)
-            self.keepers.discard(pid)
+            self.forget(pid)
         self.sweep()
         os._exit(0)
 

@@ -19,6 +19,10 @@ STUBBORN = """
     os.rename(f"pids-{os.environ['SJQ_JOB_ID']}.part", f"pids-{os.environ['SJQ_JOB_ID']}")
     time.sleep(600)
 """
+STOPS_WHEN_TOLD = STUBBORN.replace("signal.SIG_IGN", "lambda *_: os.kill(os.getppid(), signal.SIGSTOP)")
+STOPS_ITS_KEEPER = STUBBORN.replace(
+    "    time.sleep(600)\n", "    os.kill(os.getppid(), signal.SIGSTOP)\n    time.sleep(600)\n"
+)
 FAILS = "raise SystemExit('broken')"
 
 
@@ -50,6 +54,23 @@ def test_a_running_job_is_stopped_with_all_its_processes(project: Project) -> No
     assert (record["state"], record["reason"]["code"]) == ("cancelled", "cancelled")
     assert record["reason"]["why"].startswith("cancelled by ")
     assert project.ends(job_id) == ["cancelled"]
+
+
+def test_a_job_that_stops_its_keeper_is_stopped_all_the_same(project: Project) -> None:
+    project.configure(topics={"stops": {"timeout": "1s", "losses": 1}})
+    project.topic("stops", STOPS_ITS_KEEPER)
+    project.topic("stops-when-told", STOPS_WHEN_TOLD)
+    job_id = project.create("stops", 1)
+    with project.worker():
+        until(lambda: project.ends(job_id) == ["lost"], 20, "it escapes no timeout")
+        other = project.create("stops-when-told", 1)
+        _pids(project, other)
+        assert project.sjq("cancel", other).stdout == f"{other} cancelled\n", "while the command waits"
+    for pid in _pids(project, job_id) + _pids(project, other):
+        assert not _lives(pid)
+    reason = project.metadata(job_id)["reason"]
+    assert reason["code"] == "lost"
+    assert "the keeper of its processes was killed, or stopped" in reason["why"]
 
 
 def test_what_waits_is_cancelled_at_once_and_goes_back_by_its_id_alone(project: Project) -> None:

@@ -93,7 +93,7 @@ def test_all_that_a_killed_keeper_leaves_is_dead_when_run_returns(workshop: Work
     end = running.wait(10)
     assert alive(task.job_id) == []
     assert (end.exit_code, end.signal, end.usage, end.breach) == (None, None, None, None)
-    assert (end.error, end.lost, end.survivors) == ("the keeper of its processes was killed", True, 0)
+    assert (end.error, end.lost, end.survivors) == ("the keeper of its processes was killed, or stopped", True, 0)
     assert neighbour.is_untouched()
     assert workshop.run("sys.exit(3)").exit_code == 3
     assert neighbour.ends_well()
@@ -185,6 +185,63 @@ def test_a_root_keeper_that_is_stopped_holds_up_nobody(workshop: Workshop, neigh
 
 
 # A keeper that is stopped.
+
+STOPS = "note('here', os.getppid()); os.kill(os.getppid(), signal.SIGSTOP); wait_for('never')"
+"""A job that stops who would stop it."""
+
+
+def test_a_job_that_stops_its_keeper_does_not_escape_its_limits(workshop: Workshop, neighbour: Neighbour) -> None:
+    task = workshop.task(STOPS, limits=Limits(timeout_s=0.5), kill_after_s=0.2)
+    end = workshop.start(task).wait(6)
+    assert (end.lost, end.killed, end.error) == (True, False, "the keeper of its processes was killed, or stopped")
+    assert alive(task.job_id) == []
+    assert neighbour.is_untouched()
+    assert workshop.run("sys.exit(3)").exit_code == 3
+    assert neighbour.ends_well()
+
+
+def test_a_job_that_stops_its_keeper_is_stopped_under_a_worker_that_is_stopped(workshop: Workshop) -> None:
+    task = workshop.task("wait_for('go');" + STOPS)
+    running = worker(workshop, task)
+    with running as process:
+        until(lambda: alive(task.job_id), "it runs")
+        process.send_signal(signal.SIGSTOP)
+        workshop.tell("go")
+        until((workshop.notes / "here").exists, "it stops its keeper")
+        until(lambda: not alive(task.job_id), "it is dead")
+        process.send_signal(signal.SIGCONT)
+    assert running.ends()[task.job_id].lost
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_stopped_keeper_without_a_root_is_killed_when_the_jobs_time_is_over(workshop: Workshop) -> None:
+    task = workshop.task(f"wait_for('go'); {STOPS}", limits=Limits(timeout_s=0.5), kill_after_s=0.2)
+    running = workshop.start(task)
+    started = until(lambda: alive(task.job_id), "it runs")
+    os.kill(parent(parent(started[0])), signal.SIGKILL)
+    workshop.tell("go")
+    assert running.wait(10).lost
+    until(lambda: not alive(task.job_id), "the session is dead")
+    assert workshop.run("sys.exit(3)").exit_code == 3
+
+
+def test_who_stops_all_keepers_for_a_while_loses_no_job(workshop: Workshop) -> None:
+    """Also when the root keeper goes on before those that it would kill."""
+    tasks = [workshop.task(f"note('{n}', os.getppid()); wait_for('go'); sys.exit(4)") for n in range(2)]
+    running = [workshop.start(task) for task in tasks]
+    theirs = [until(partial(workshop.noted, f"{n}"), "the job runs") for n in range(2)]
+    root = parent(theirs[0])
+    for pid in theirs:
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(0.1)  # the root keeper hears of it
+    os.kill(root, signal.SIGSTOP)
+    time.sleep(1.5)  # longer than it would wait
+    for pid in (root, *theirs):
+        os.kill(pid, signal.SIGCONT)
+        time.sleep(0.2)
+    time.sleep(1)  # what must not happen needs some time not to happen in
+    workshop.tell("go")
+    assert [one.wait(10).exit_code for one in running] == [4, 4]
 
 
 @pytest.mark.usefixtures("impatient")

@@ -270,6 +270,27 @@ TREES = (
         "executor/test_keepers.py::test_all_that_a_killed_keeper_leaves_is_dead_when_run_returns[local]",
     ),
     Mutation(
+        "a keeper that is stopped is left alone",
+        "keepers/root.py",
+        "            elif pid in self.keepers:\n",
+        "            elif pid < 0:\n",
+        "executor/test_keepers.py::test_a_job_that_stops_its_keeper_does_not_escape_its_limits[local]",
+    ),
+    Mutation(
+        "a root keeper that goes on kills keepers that are about to",
+        "keepers/root.py",
+        "        signal.signal(signal.SIGCONT, self.wake)\n",
+        "",
+        "executor/test_keepers.py::test_who_stops_all_keepers_for_a_while_loses_no_job[local]",
+    ),
+    Mutation(
+        "a keeper that says nothing is waited for without end",
+        "executors/keepers.py",
+        "if timeout_s is not None and self._is_silent",
+        "if False and self._is_silent",
+        "executor/test_keepers.py::test_a_stopped_keeper_without_a_root_is_killed_when_the_jobs_time_is_over[local]",
+    ),
+    Mutation(
         "a keeper whose worker died leaves its job",
         "keepers/keeper.py",
         "        if self.job:\n            self.job.sweep()\n        os._exit(0)",
