@@ -47,7 +47,7 @@ class Limits:
     """Of each process on its own: more are refused to it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
 class Task:
     """One attempt, as an executor sees it."""
 

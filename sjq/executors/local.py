@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import weakref
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -38,7 +39,8 @@ class LocalExecutor(Executor):
         self._changing = threading.Lock()
         self._idle: list[Keeper] = []
         self._running: dict[Path, Keeper] = {}
-        self._doomed: set[Path] = set()
+        self._doomed: weakref.WeakValueDictionary[Path, Task] = weakref.WeakValueDictionary()
+        """What is to be killed. That of a kill which came too late to be heeded goes with its task."""
         self._closed = False
 
     def prepare(self, topic: Topic) -> Runtime:
@@ -95,7 +97,7 @@ class LocalExecutor(Executor):
             if slot is not None and not self._closed and task.output not in self._doomed:
                 self._running[task.output] = slot
                 return slot
-            self._doomed.discard(task.output)
+            self._doomed.pop(task.output, None)
             if slot is not None and not self._closed:
                 self._idle.append(slot)
                 return None
@@ -121,8 +123,7 @@ class LocalExecutor(Executor):
             usable = not slot.broken and not self._closed
             if usable:
                 self._idle.append(slot)
-            killed = task.output in self._doomed
-            self._doomed.discard(task.output)
+            killed = self._doomed.pop(task.output, None) is not None
         if not usable:
             slot.close()
         return killed
@@ -135,7 +136,7 @@ class LocalExecutor(Executor):
         """Tell the task's keeper; a task that has not begun never will."""
         with self._changing:
             if task.output not in self._doomed:
-                self._doomed.add(task.output)
+                self._doomed[task.output] = task
                 if slot := self._running.get(task.output):
                     slot.kill(task.runtime.topic.policy.kill_after)
 

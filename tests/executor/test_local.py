@@ -26,6 +26,7 @@ from sjq.errors import EnvironmentFailed
 from sjq.executors import launch
 from sjq.executors.base import Limits
 from sjq.executors.keepers import _START, Keeper
+from sjq.executors.local import LocalExecutor
 from sjq.keepers.job import Job
 from sjq.worker.lock_file import processes_gone
 
@@ -114,6 +115,17 @@ def test_a_kill_that_overtakes_the_start_is_heard(workshop: Workshop, monkeypatc
     end = workshop.start(task).wait(10)
     assert end.killed
     assert end.exit_code is None, "it ran to its own end"
+
+
+def test_nothing_stays_of_kills_that_come_after_the_end(workshop: Workshop) -> None:
+    executor = workshop.executor
+    assert isinstance(executor, LocalExecutor)
+    for _ in range(3):
+        task = workshop.task("")
+        assert executor.run(task).exit_code == 0
+        executor.kill(task)
+    del task
+    assert not executor._doomed
 
 
 def test_a_kill_that_comes_too_late_harms_nobody(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
