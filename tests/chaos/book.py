@@ -83,6 +83,8 @@ class Book:
         self.open: set[str] = set()
         """Jobs that exist for certain, and have no end."""
         self.faults: Counter[str] = Counter()
+        self.began = math.inf
+        """When the run was begun, in seconds since the epoch."""
         self.position = "0"
         """Up to where the event stream was read."""
         self.since_fault: float | None = None
@@ -106,6 +108,7 @@ class Book:
 
     def _run(self, note: Note) -> None:
         plan, bounds = note["plan"], note["bounds"]
+        self.began = note["at"]
         self._most = bounds.get("most", {})
         self._least = {"faults": plan["faults"], "jobs": plan["jobs"], **bounds.get("least", {})}
         self._forgiven_s = bounds.get("forgiven_s", 0.0)

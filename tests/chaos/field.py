@@ -110,10 +110,14 @@ class Field:
         """Return the dice of one fault: the same at each run with the same seed."""
         return random.Random(f"{self.plan.seed} {self.plan.row} {number}")
 
-    def faults(self) -> Iterator[int]:
-        """Yield the numbers of the faults that are still to happen, with work waiting all the while."""
+    def faults(self, seconds: float = 0.0) -> Iterator[int]:
+        """Yield the numbers of the faults that are still to happen, with work waiting all the while.
+
+        Those of the plan, and more of them until the run has lasted so many `seconds`.
+        """
         self.level = 2 * BATCH
-        yield from range(self.book.faults.total(), self.plan.faults)
+        while (number := self.book.faults.total()) < self.plan.faults or time.time() < self.book.began + seconds:
+            yield number
         self.level = 0
 
     def fault(self, kind: str, **fields: object) -> None:

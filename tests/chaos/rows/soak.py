@@ -13,6 +13,8 @@ from chaos.network import Network
 from chaos.rows.row import Row, Size
 from chaos.worker import Worker
 
+FAULT_S = 6
+"""A soak lasts so long for each fault of its plan, and has more of them where they take less."""
 GROWTH_MB = 5
 SLACK = {"descriptors": sum(SLOTS.values()), "threads": 0, "keys": 0}
 """A pool has as many connections as were ever in use at once, which need not have happened in the first rounds."""
@@ -45,7 +47,8 @@ def soak(field: Field) -> None:
     worker = field.worker(SJQ_BROKER=network.url)
     field.until(worker.serves, 60, "the start of the worker")
     warm = None
-    for number in field.faults():
+    seconds = field.plan.faults * FAULT_S
+    for number in field.faults(seconds):
         if warm is None and number >= field.plan.faults // 3:
             warm = Needs.of(field, worker)
         _round(field, number, worker, network)
@@ -95,8 +98,8 @@ def _lasting_keys(field: Field) -> list[bytes]:
 SOAK = Row(
     name="soak",
     run=soak,
-    ci=Size(20, 600),
-    release=Size(1_200, 40_000),
-    bounds=lambda _: {"most": {"growth_mb": GROWTH_MB}},
+    ci=Size(10, 600),
+    release=Size(600, 40_000),
+    bounds=lambda plan: {"most": {"growth_mb": max(GROWTH_MB, plan.faults * FAULT_S / 3600)}},
     fsync="always",
 )
