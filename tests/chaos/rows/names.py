@@ -15,7 +15,9 @@ from sjq.errors import MessageError
 from sjq.jobs import check_id, id_from_bytes, id_to_bytes
 from sjq.records import KINDS
 
+PARTS = 50
 PER_PART = 500
+"""The least in a part: behind each everything is looked at."""
 SHOWN = 5
 """So many of each portion are asked for by the commands that a person types."""
 OURS = ("config.json", "topics", "job_data", ".sjq", ".venv", "running")
@@ -33,13 +35,14 @@ def names(field: Field) -> None:
     with Watch(field.folder, root) as watch:
         worker = field.worker()
         field.until(worker.serves, 60, "the start of the worker")
-        for number in range(field.book.faults["names"], field.plan.faults, PER_PART):
-            count = min(PER_PART, field.plan.faults - number)
+        per_part = max(PER_PART, field.plan.faults // PARTS)
+        for number in range(field.book.faults["names"], field.plan.faults, per_part):
+            count = min(per_part, field.plan.faults - number)
             ids = _push(field, number, count)
             try:
-                field.until(lambda: not field.book.open, 120, "the end of all that was pushed")
+                field.until(lambda: not field.book.open, 600, "the end of all that was pushed")
                 _ask(field, ids)
-                field.project.run("fsck", "--repair")  # fails what waits on topics that cannot be
+                field.project.run("fsck", "--repair", seconds=300)  # fails what waits on topics that cannot be
             finally:
                 for path in set(watch.touched()):
                     if path.name not in (*OURS, *DRIVERS):
