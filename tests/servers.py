@@ -73,6 +73,10 @@ class Server:
         return f"redis://127.0.0.1:{self.port}/0"
 
     @property
+    def runs(self) -> bool:
+        return self._process is not None
+
+    @property
     def pid(self) -> int:
         assert self._process is not None
         return self._process.pid
