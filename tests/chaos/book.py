@@ -114,7 +114,8 @@ class Book:
         self._forgiven_s = bounds.get("forgiven_s", 0.0)
 
     def _resumed(self, _: Note) -> None:
-        """Allow that what ran when the run was broken off runs once more."""
+        """Allow that what ran when the run was broken off runs once more; nobody was there to go back to work."""
+        self.since_fault = None
         if "repeats" in self._most:
             ran = sum(bool(job.starts) and not job.ends for job in self.jobs.values())
             self._most = {**self._most, "repeats": self._most["repeats"] + ran}

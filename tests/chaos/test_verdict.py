@@ -186,3 +186,8 @@ def test_a_line_that_its_writer_did_not_finish_spoils_no_other(tmp_path: Path) -
     assert list(ledger.news()) == []
     ledger.note("created", ids=["r"], at=3.0)
     assert [note["ids"] for note in ledger.news()] == [["r"]]
+
+
+def test_the_time_between_a_run_that_was_broken_off_and_the_next_is_nobodys_delay() -> None:
+    broken_off = [note("fault", kind="kill", at=10.0), note("resumed", at=99.0)]
+    assert judged(run(most={"back_s": 5}), broken_off, WHOLE).clean
