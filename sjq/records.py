@@ -197,6 +197,8 @@ class Unpublished:
     """None where a long id can no longer be told from its name."""
     sealed: bool
     """Whether the attempt was complete but for its settling."""
+    worker: str = ""
+    """Who sealed it, as its metadata has it."""
 
 
 class Records:
@@ -284,7 +286,8 @@ class Records:
             metadata = read_metadata(self.folder / f"{name}-metadata.json.{digest}")
             known = metadata or self.by_name(name)  # a long id cannot be told from its name
             job_id = str(known["job_id"]) if known else id_of(name)
-            yield Unpublished(name, digest, job_id, sealed=metadata is not None)
+            worker = str((metadata or {}).get("worker", ""))
+            yield Unpublished(name, digest, job_id, sealed=metadata is not None, worker=worker)
 
     def is_sealed(self, attempt: Unpublished) -> bool:
         """Tell whether an attempt is sealed now; it may have been since it was listed."""

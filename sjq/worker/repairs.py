@@ -116,7 +116,9 @@ class Repairs:
             what = "has files of an attempt, but the broker does not know the job: look at them, then remove them"
             return _files(attempt, "unknown", what, None)
         if not job.fence or digest_of(job.fence) != attempt.digest:
-            return _files(attempt, "outrun", "has files of an attempt that lost its lease", "they go")
+            # A worker that lives publishes it, though the next try has begun, or is about to learn that it lost it.
+            outrun = _files(attempt, "outrun", "has files of an attempt that lost its lease", "they go")
+            return None if attempt.worker in alive else outrun
         if job.state is State.PROCESSING or worker_of(job.fence) in alive:
             return None  # recovery comes first, or its worker is about to do this itself
         if attempt.sealed or self._records.is_sealed(attempt):

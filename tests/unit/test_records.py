@@ -141,7 +141,7 @@ def test_an_attempt_from_its_beginning_to_its_publishing(tmp_path: Path) -> None
     record.seal(told(stdout="out"))
     assert kept.metadata("job") is None
     assert kept.names() == []
-    assert list(kept.unpublished()) == [Unpublished("job", DIGEST, "job", sealed=True)]
+    assert list(kept.unpublished()) == [Unpublished("job", DIGEST, "job", sealed=True, worker=told()["worker"])]
 
     record.publish()
     assert set(listing(kept.folder)) == {"job-input.json", "job-attachment.bin", "job-output.json", "job-metadata.json"}

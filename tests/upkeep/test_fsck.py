@@ -248,6 +248,17 @@ def test_files_of_attempts_that_came_to_nothing(house: House) -> None:
     assert house.files() == {"outrun-input.json", "unfinished-input.json"}
 
 
+def test_a_try_is_its_workers_to_publish_though_the_next_has_begun(house: House) -> None:
+    lease = house.lease("a")
+    house.seal(lease)
+    assert house.broker.settle(lease, released("a stop"))
+    house.worker.lease()
+    house.worker.beat()
+    assert look(house, repair=True) == []
+    house.records.of(lease).publish()
+    assert house.recorded() == {"a"}
+
+
 def test_files_of_a_recovered_attempt_go_with_the_recovery(house: House) -> None:
     house.seal(house.lease("a"))
     found = look(house, repair=True)
