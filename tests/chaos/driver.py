@@ -13,6 +13,7 @@ import shutil
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -55,6 +56,13 @@ def perform(plan: Plan, folder: Path) -> Verdict:
     return Book(Ledger(path).news()).verdict()
 
 
+def remove(folder: Path) -> None:
+    """Remove what a run left, and with the last of several the place of all."""
+    shutil.rmtree(folder)
+    with suppress(OSError):
+        folder.parent.rmdir()
+
+
 def main() -> int:
     options = _options()
     if options.resume:
@@ -67,18 +75,18 @@ def main() -> int:
             runs.append((new_plan(name, size, options.seed), place / name))
     dirty = 0
     for plan, folder in runs:
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         began = time.monotonic()
         print(f"{plan.row} (seed {plan.seed}, {plan.faults} faults) in {folder}", flush=True)
         try:
             verdict = perform(plan, folder)
         except pytest.skip.Exception as reason:
             print(f"{plan.row}: skipped: {reason}")
-            shutil.rmtree(folder)
+            remove(folder)
             continue
         print(f"{plan.row}: {verdict.described()}, {time.monotonic() - began:.0f} s", flush=True)
         if verdict.clean:
-            shutil.rmtree(folder)
+            remove(folder)
         dirty += not verdict.clean
     return 1 if dirty else 0
 

@@ -288,7 +288,7 @@ def test_patience_ends(tmp_path: Path) -> None:
 
 def test_who_hears_no_answer_is_told_that_it_may_be_done(server: Server, config: Config) -> None:
     with closing(open_broker(config, patience_s=0.5, answer_s=1)) as patient:
-        patient.counts([TOPIC])
+        create(patient, "before")  # a server that does not know the script yet would have to be told it later
         server.freeze()
         try:
             with pytest.raises(BrokerDown, check=lambda error: error.perhaps_done):
