@@ -32,7 +32,13 @@ def names(field: Field) -> None:
     root = field.project.root
     canaries = list(_lay_canaries(field))
     field.project.configure(topics={"piece": {"script": "work.py", "concurrency": 4}})
+    touched: set[Path] = set()
     with Watch(field.folder, root) as watch:
+
+        def all_ended() -> bool:
+            touched.update(watch.touched())  # now and then, for inotify keeps no more than some thousands
+            return not field.book.open
+
         worker = field.worker()
         field.until(worker.serves, 60, "the start of the worker")
         per_part = max(PER_PART, field.plan.faults // PARTS)
@@ -40,13 +46,14 @@ def names(field: Field) -> None:
             count = min(per_part, field.plan.faults - number)
             ids = _push(field, number, count)
             try:
-                field.until(lambda: not field.book.open, 600, "the end of all that was pushed")
+                field.until(all_ended, 600, "the end of all that was pushed")
                 _ask(field, ids)
                 field.project.run("fsck", "--repair", seconds=300)  # fails what waits on topics that cannot be
             finally:
-                for path in set(watch.touched()):
+                for path in touched.union(watch.touched()):
                     if path.name not in (*OURS, *DRIVERS):
                         field.complain(f"{path} was touched")
+                touched.clear()
                 for path in _led_to(field.project.job_data, ids):
                     field.complain(f"{path} was written")
             field.fault("names", times=count)
