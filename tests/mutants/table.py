@@ -136,6 +136,12 @@ STEPS = (
         " then",
         "test_broker_pause.py::test_nothing_is_taken_of_a_paused_topic_until_it_is_resumed[valkey]",
     ),
+    _take(
+        "a worker takes of a topic that another holds",
+        "if holder and holder ~= worker then return false end\n",
+        "",
+        "test_broker_take.py::test_a_worker_that_lost_its_topic_takes_nothing_of_it[valkey]",
+    ),
     _settle(
         "a released job waits behind all others",
         "redis.call('LPUSH', key('incoming', topic), id)",
