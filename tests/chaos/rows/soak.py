@@ -8,14 +8,19 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from chaos.field import LEASE_S, SLOTS, Field
+from chaos.field import LEASE_S, SLOTS, Field, Plan
 from chaos.network import Network
 from chaos.rows.row import Row, Size
 from chaos.worker import Worker
 
 FAULT_S = 6
 """A soak lasts so long for each fault of its plan, and has more of them where they take less."""
-GROWTH_MB = 5
+WARM_UP = 1 / 3
+"""So much of the plan is over when needs are looked at first."""
+GROWTH_MB, GROWTH_MB_AN_HOUR = 5, 1
+"""How much more memory a worker may need at the end, in a short run and in a long one."""
+WINDOW = 1 / 4
+"""A heap breathes by some MB: what is needed is the least of the first, and of the last, of the looks at it."""
 SLACK = {"descriptors": sum(SLOTS.values()), "threads": 0, "keys": 0}
 """A pool has as many connections as were ever in use at once, which need not have happened in the first rounds."""
 
@@ -27,7 +32,6 @@ class Needs:
     descriptors: int
     threads: int
     keys: int
-    memory_mb: float
 
     @classmethod
     def of(cls, field: Field, worker: Worker) -> Needs:
@@ -35,30 +39,31 @@ class Needs:
         level = field.level
         field.drain()
         field.level = level
-        status = Path(f"/proc/{worker.pid}/status").read_text()
-        found = {name: int(value) for name, value in re.findall(r"(\w+):\s+(\d+)", status)}
         descriptors = len(list(Path(f"/proc/{worker.pid}/fd").iterdir()))
-        return cls(descriptors, found["Threads"], len(_lasting_keys(field)), found["VmRSS"] / 1000)
+        return cls(descriptors, _status(worker, "Threads"), len(_lasting_keys(field)))
 
 
 def soak(field: Field) -> None:
-    """Let rounds of work and faults go over a worker, and compare its needs with those after the first third."""
+    """Let rounds of work and faults go over a worker, and compare its needs with those after its warm-up."""
     network = field.network()
     worker = field.worker(SJQ_BROKER=network.url)
     field.until(worker.serves, 60, "the start of the worker")
-    warm = None
+    warm: Needs | None = None
+    memory_kb: list[int] = []
     seconds = field.plan.faults * FAULT_S
     for number in field.faults(seconds):
-        if warm is None and number >= field.plan.faults // 3:
+        if warm is None and number >= int(field.plan.faults * WARM_UP):
             warm = Needs.of(field, worker)
         _round(field, number, worker, network)
+        if warm:
+            memory_kb.append(_status(worker, "VmRSS"))
     end = Needs.of(field, worker)
     warm = warm or end
     for what, slack in SLACK.items():
         before, now = getattr(warm, what), getattr(end, what)
         if now > before + slack:
             field.complain(f"{what} grew from {before} to {now}")
-    field.ledger.note("measure", what="growth_mb", value=round(end.memory_mb - warm.memory_mb, 1))
+    field.ledger.note("measure", what="growth_mb", value=_growth_mb(memory_kb))
     field.until(field.worker().serves, 60, "the start of a worker that tidies up after the last that was killed")
     field.drain()
 
@@ -88,6 +93,13 @@ def _round(field: Field, number: int, worker: Worker, network: Network) -> None:
     field.until_back(60)
 
 
+def _status(worker: Worker, name: str) -> int:
+    """Return one of the figures that the system keeps of a process: memory in kB."""
+    found = re.search(rf"^{name}:\s+(\d+)", Path(f"/proc/{worker.pid}/status").read_text(), re.MULTILINE)
+    assert found
+    return int(found[1])
+
+
 def _lasting_keys(field: Field) -> list[bytes]:
     """Return the keys that do not expire, other than those of jobs, which the field looks through at its end."""
     with field.server.client() as server:
@@ -95,11 +107,25 @@ def _lasting_keys(field: Field) -> list[bytes]:
         return [name for name in names if server.ttl(name) == -1]
 
 
+def _growth_mb(looks_kb: list[int]) -> float:
+    """Compare the first and the last window of looks; there are none where nothing was left of a resumed plan."""
+    if not looks_kb:
+        return 0.0
+    window = max(1, int(len(looks_kb) * WINDOW))
+    return round((min(looks_kb[-window:]) - min(looks_kb[:window])) / 1000, 2)
+
+
+def _most_growth_mb(plan: Plan) -> float:
+    """Return what memory may grow by between the first and the last window of looks."""
+    hours = plan.faults * FAULT_S / 3600
+    return GROWTH_MB if hours < 1 else GROWTH_MB_AN_HOUR * hours * (1 - WARM_UP) * (1 - WINDOW)
+
+
 SOAK = Row(
     name="soak",
     run=soak,
     ci=Size(10, 600),
-    release=Size(600, 40_000),
-    bounds=lambda plan: {"most": {"growth_mb": max(GROWTH_MB, plan.faults * FAULT_S / 3600)}},
+    release=Size(600, 20_000),
+    bounds=lambda plan: {"most": {"growth_mb": _most_growth_mb(plan)}},
     fsync="always",
 )
