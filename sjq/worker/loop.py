@@ -25,6 +25,7 @@ from sjq.worker.claims import Claims
 from sjq.worker.disk import shortage
 from sjq.worker.flood import Flood
 from sjq.worker.gate import Gate
+from sjq.worker.heap import Heap
 from sjq.worker.heartbeat import Heartbeat
 from sjq.worker.in_flight import InFlight
 from sjq.worker.lock_file import LOCK_FILE, LockFile
@@ -74,6 +75,7 @@ class Worker:
         self._grace_s = config.worker.grace if options.grace is None else options.grace
         self._started = clock.rfc3339(clock.now())
         self._retention = Retention(config, broker)
+        self._heap = Heap()
         self._claims = Claims(broker, self.id, self._lease_s)
         self._slots: list[Slot] = []
         self._unfit: Mapping[str, str] = {}
@@ -230,6 +232,7 @@ class Worker:
         if self._heartbeat.may_take_expired_locks() and self._claims.lock_free(self._recovery) and self._wakeup:
             self._wakeup.poke()
         self._retention.tend()
+        self._heap.tend()
 
     # Working.
 
