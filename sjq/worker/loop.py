@@ -227,17 +227,20 @@ class Worker:
 
         What expired may be judged only by a clock that did not jump since the last beat.
         """
+        every_s = max(BEAT_S, self._lease_s / 3)
+        self._next_care = clock.monotonic() + every_s
         self._heartbeat.confirm()
         self._recovery.recover([gate.topic for gate in self._claims.gates.values() if gate.locked])
         if self._heartbeat.may_take_expired_locks() and self._claims.lock_free(self._recovery) and self._wakeup:
             self._wakeup.poke()
+        if self._claims.awaited:  # workers that end at any moment, or with their leases
+            self._next_care = clock.monotonic() + min(every_s, LOOK_S)
         self._retention.tend()
         self._heap.tend()
 
     # Working.
 
     def _loop(self, named: Collection[Topic]) -> None:
-        care_every_s = max(BEAT_S, self._lease_s / 3)
         self._next_care = next_look = next_ask = clock.monotonic()
         while not self._stop_requests and not self._quota.used_up:
             try:
@@ -246,7 +249,6 @@ class Worker:
                     next_look = now + LOOK_S
                     self._look_for_topics()
                 if now >= self._next_care:
-                    self._next_care = now + care_every_s
                     self._care()
                 if now >= next_ask and self._wakeup and not self._wakeup.hears_orders:
                     next_ask = now + ASK_S

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import redis
 from servers import Server, until
@@ -283,6 +284,27 @@ def test_a_silent_worker_that_comes_back_in_time_keeps_its_topic(project: Projec
         server.set(f"{prefix}lock:t", SILENT, px=60_000)
         assert worker.wait(10) == 5
     assert project.show("j")["worker"] == SILENT
+
+
+def test_a_topic_is_taken_as_soon_as_the_last_process_of_its_dead_worker_has_ended(project: Project) -> None:
+    """A keeper outlives its worker for as long as the system lets it wait."""
+    project.configure(worker={"lease": "60s"})
+    project.topic("t", WAITS)
+    job_id = project.create("t", 1)
+    with project.worker() as first:
+        until((project.root / "running").exists, 30, "the handler runs")
+        keepers = [process.pid for process in psutil.Process(first.pid).children(recursive=True)]
+        for pid in keepers:
+            os.kill(pid, signal.SIGSTOP)
+        first.kill()
+        first.wait()
+    with project.worker():
+        until(lambda: "waits up to 60 s for worker" in project.log, 30, "the second worker waits")
+        (project.root / "go").touch()
+        for pid in keepers:
+            os.kill(pid, signal.SIGCONT)
+        until(lambda: project.ends(job_id) == ["succeeded"], 10, "the job is back in work")
+    assert project.metadata(job_id)["attempt"] == 2
 
 
 def test_a_stop_ends_a_build_that_does_not_end(project: Project) -> None:
