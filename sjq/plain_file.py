@@ -14,6 +14,7 @@ from typing import BinaryIO, Self
 
 from sjq.large import LARGE_BYTES
 
+_LEAST_PORTION_BYTES = 4096
 _KINDS = {
     stat.S_IFBLK: "a device",
     stat.S_IFCHR: "a device",
@@ -94,7 +95,9 @@ class Copies:
             if self._most is not None and start + size > self._most:
                 raise TooLarge(path, size=start + size, most=self._most)
             left = max(size, LARGE_BYTES)  # some files of the system say that they have nothing, and have
-            while left and (portion := file.read(min(left, LARGE_BYTES))):
+            # A megabyte asked for is a megabyte of the heap, however little comes.
+            portion_bytes = min(LARGE_BYTES, max(size, _LEAST_PORTION_BYTES))
+            while left and (portion := file.read(min(left, portion_bytes))):
                 with self._room_for(path):
                     self._spool.write(portion)
                 self._size += len(portion)

@@ -269,7 +269,7 @@ class Keeper(_Link):
                 # The keeper's time begins when the job's is over: both of us may have been stopped until then.
                 if timeout_s is not None and self._is_silent(timeout_s) and self._is_silent(kill_after_s + PATIENCE_S):
                     self._kill()
-                part = self._socket.recv(1 << 16)
+                part = self._socket.recv(4096)
             except (OSError, ValueError):
                 part = b""
             if not part:
