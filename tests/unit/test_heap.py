@@ -29,6 +29,29 @@ trim()
 print(before - resident())
 """
 
+CROWDED = """
+import ctypes, threading
+from sjq.worker.heap import Heap
+
+Heap()
+together = threading.Barrier(8)
+
+def fill() -> None:
+    together.wait()
+    held = [bytes(2000) for _ in range(1000)]
+    together.wait()
+
+threads = [threading.Thread(target=fill) for _ in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+library = ctypes.CDLL(None)
+library.malloc_info(0, ctypes.c_void_p.in_dll(library, "stdout"))
+library.fflush(None)
+"""
+glibc = pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="only glibc's heap can be told")
+
 
 @pytest.fixture
 def thawed() -> Iterator[None]:
@@ -36,7 +59,13 @@ def thawed() -> Iterator[None]:
     gc.unfreeze()
 
 
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="only glibc can give back what is in between")
+@glibc
+def test_all_threads_share_one_arena() -> None:
+    told = subprocess.run([sys.executable, "-c", CROWDED], capture_output=True, text=True, check=True)
+    assert told.stdout.count("<heap nr=") == 1
+
+
+@glibc
 def test_trimming_gives_back_what_is_free_between_what_is_used() -> None:
     freed = subprocess.run([sys.executable, "-c", HOLED], capture_output=True, text=True, check=True)
     assert int(freed.stdout) > 30_000_000
