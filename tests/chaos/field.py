@@ -244,6 +244,8 @@ class Field:
 
     def close(self) -> None:
         """End the workers, and note what is left of everything."""
+        if not self.server.runs:  # a run that ended early may have had it down
+            self.server.start()
         running = [worker for worker in self.workers if worker.lives()]
         for worker in running:
             if not worker.end():

@@ -22,7 +22,7 @@ def restart(field: Field) -> None:
     field.worker()
     for number in field.faults():
         dice = field.random(number)
-        field.until(lambda: any(worker.serves() for worker in field.workers), 30, "the start of a worker")
+        field.until(lambda: all(worker.serves() for worker in field.workers), 30, "the start of the workers")
         field.rest(dice.uniform(0.3, 1.5))
         down = time.time()
         field.server.end(signal.SIGTERM if number % 2 else signal.SIGKILL)
