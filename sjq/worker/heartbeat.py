@@ -180,7 +180,7 @@ class Heartbeat:
             self._facts(),
             lease_s=self._lease_s,
             topics=self._topics(),
-            leases=self._in_flight.leases(),
+            leases=self._in_flight.leases_to_prove(),
             expired=expired,
         )
         return sent, expired, pulse

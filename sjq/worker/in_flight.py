@@ -19,7 +19,8 @@ class InFlight:
         self._executor = executor
         self._changing = threading.Lock()
         self._tasks: dict[str, tuple[Lease, Task | None]] = {}
-        self._taking: set[str] = set()
+        self._taking: dict[str, bool] = {}
+        """Whether there was a beat meanwhile, which did not ask for what is being taken."""
         self._lost: set[str] = set()
         self._cancelled: dict[str, str] = {}
         self._interrupted = False
@@ -30,12 +31,12 @@ class InFlight:
     def taking(self, fence: str) -> Iterator[None]:
         """Note that a job may be leased under this fence before we hear of it: a large one takes its time."""
         with self._changing:
-            self._taking.add(fence)
+            self._taking[fence] = False
         try:
             yield
         finally:
             with self._changing:
-                self._taking.discard(fence)
+                self._taking.pop(fence, None)
 
     def knows(self, lease: Lease) -> bool:
         """Tell whether this job runs under this fence, or a take under it is under way."""
@@ -43,10 +44,14 @@ class InFlight:
             attempt = self._tasks.get(lease.fence)
             return lease.fence in self._taking or (attempt is not None and attempt[0].job_id == lease.job_id)
 
-    def begin(self, lease: Lease) -> None:
-        """Note that an attempt has begun; from now on its lease is proved."""
+    def begin(self, lease: Lease) -> bool:
+        """Note that an attempt has begun; from now on its lease is proved.
+
+        Return whether it was taken across a beat, which was deaf to what a person may have ordered of it.
+        """
         with self._changing:
             self._tasks[lease.fence] = (lease, None)
+            return self._taking.get(lease.fence, False)
 
     def running(self, lease: Lease, task: Task) -> None:
         """Note the task of an attempt, so that it can be killed; kill it at once if that is due already."""
@@ -67,6 +72,12 @@ class InFlight:
     def leases(self) -> list[Lease]:
         """Return the leases of all attempts."""
         with self._changing:
+            return [lease for lease, _ in self._tasks.values()]
+
+    def leases_to_prove(self) -> list[Lease]:
+        """Return them for a beat, which asks what becomes of each; takes that are under way miss it."""
+        with self._changing:
+            self._taking = dict.fromkeys(self._taking, True)
             return [lease for lease, _ in self._tasks.values()]
 
     def lose(self, fences: Collection[str]) -> None:

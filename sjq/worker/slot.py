@@ -174,8 +174,8 @@ class Slot:
                     again, pause_s = True, longer(pause_s)
                 else:
                     self._published.clear()
-                    if isinstance(taken, Lease):
-                        self._attempts.in_flight.begin(taken)
+                    if isinstance(taken, Lease) and self._attempts.in_flight.begin(taken):
+                        self._heartbeat.beat_now()
                     return taken
 
     def _nap(self, mark: int) -> None:

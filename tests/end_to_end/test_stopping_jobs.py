@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import time
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 from servers import until
 
 from end_to_end.project import PLAIN, SJQ, Project
+from sjq.states import State
 
 STUBBORN = """
     import os, pathlib, signal, subprocess, sys, time
@@ -80,7 +82,8 @@ def test_what_waits_is_cancelled_at_once_and_goes_back_by_its_id_alone(project: 
     project.burst()
     assert project.show(first)["state"] == "cancelled"
     assert project.output(second) == {"data": 2}
-    assert project.sjq("retry", "plain").stderr == "0 sent back\n"
+    told = "0 sent back\n1 of plain were cancelled: sjq retry --job ID sends one back\n"
+    assert project.sjq("retry", "plain").stderr == told
     assert project.sjq("retry", "--job", first).stdout == f"{first}\n"
     project.burst()
     assert project.output(first) == {"data": 1}
@@ -104,9 +107,9 @@ def test_a_job_whose_worker_does_not_answer_is_cancelled_when_it_does(project: P
         _pids(project, job_id)
         worker.kill()
         worker.wait()
-        said = project.sjq("cancel", job_id).stdout
-        assert "its worker" in said
-        assert "has not stopped it yet" in said
+        said = project.sjq("cancel", job_id, code=5)
+        assert re.search(r"will be cancelled; its worker \S+ is gone: the next worker of stubborn stops", said.stdout)
+        assert "1 of 1 may still run" in said.stderr
     project.burst()
     assert project.show(job_id)["state"] == "cancelled"
     assert project.ends(job_id) == ["cancelled"]
@@ -122,7 +125,7 @@ def test_a_paused_topic_waits_and_says_so(project: Project) -> None:
     assert " paused it at " in status[0]["stopped"]
     assert "plain is stopped, its jobs wait: " in project.sjq("status").stdout
     assert "its topic is stopped" in project.sjq("show", job_id).stdout
-    assert project.sjq("resume", "plain").stdout == "plain goes on\n"
+    assert re.fullmatch(r"plain goes on, after \S+ paused it at \S+\n", project.sjq("resume", "plain").stdout)
     assert project.sjq("resume", "plain").stdout == "plain was not stopped\n"
     project.burst()
     assert project.output(job_id) == {"data": 1}
@@ -149,8 +152,11 @@ def test_a_topic_halts_at_its_first_failed_job(project: Project) -> None:
     assert project.output(other) == {"data": 3}
     assert f"because {first} failed" in project.sjq("status").stdout
     project.topic("fails", PLAIN)
-    project.sjq("retry", "fails")
-    project.sjq("resume", "fails")
+    told = (
+        f"fails is stopped, its jobs wait: it halted at .* because {first} failed; sjq resume fails lets them be taken"
+    )
+    assert re.search(told, project.sjq("retry", "fails").stderr)
+    assert f"because {first} failed" in project.sjq("resume", "fails").stdout
     project.burst()
     assert [project.output(job_id) for job_id in (first, second)] == [{"data": 1}, {"data": 2}]
 
@@ -163,3 +169,14 @@ def test_cancelling_many_says_what_became_of_each(project: Project) -> None:
         [SJQ, "cancel", *ids], cwd=project.root, env=project.environ, capture_output=True, text=True, check=True
     )
     assert done.stdout.splitlines() == [f"{job_id} cancelled" for job_id in ids]
+
+
+def test_a_cancel_is_heard_of_a_job_that_is_still_being_fetched(project: Project) -> None:
+    """It is `processing` already, and its worker does not have it yet."""
+    project.configure(worker={"lease": "60s"})
+    project.topic("stubborn", STUBBORN)
+    with project.worker(), project.client() as client:
+        job_id = client.create("stubborn", attachment=bytes(200_000_000))
+        until(lambda: (job := client.broker.get(job_id)) and job.state is State.PROCESSING, 20, "its worker takes it")
+        client.broker.cancel(job_id, "so")
+        until(lambda: project.ends(job_id) == ["cancelled"], 10, "its worker hears of it, long before the next beat")

@@ -30,6 +30,29 @@ def test_what_is_being_taken_is_known_before_it_has_begun() -> None:
     assert not attempts.knows(slow)
 
 
+def test_who_takes_across_a_beat_hears_of_it() -> None:
+    """The beat may have come for an order to this very attempt, and not have asked for it."""
+    attempts = InFlight(NO_EXECUTOR)
+    with attempts.taking("w.1"):
+        assert attempts.begin(lease("a", "w.1")) is False
+    with attempts.taking("w.2"), attempts.taking("w.3"):
+        assert attempts.leases_to_prove() == [lease("a", "w.1")]
+        assert attempts.begin(lease("b", "w.2")) is True
+    with attempts.taking("w.4"):
+        assert attempts.begin(lease("d", "w.4")) is False
+
+
+def test_an_attempt_that_is_cancelled_before_it_runs_is_killed_as_soon_as_it_does() -> None:
+    killed: list[Task] = []
+    attempts = InFlight(cast("Executor", SimpleNamespace(kill=killed.append)))
+    task = cast("Task", "task")
+    attempts.begin(lease("a", "w.1"))
+    attempts.cancel({"w.1": "asked for"})
+    assert killed == []
+    attempts.running(lease("a", "w.1"), task)
+    assert killed == [task]
+
+
 def test_another_job_under_the_fence_of_an_attempt_is_a_stray() -> None:
     """A take that arrives after its own repetition leases a second job."""
     attempts = InFlight(NO_EXECUTOR)
