@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, Unpack
+from typing import TYPE_CHECKING, Self, Unpack
 
 import msgspec
 from msgspec.structs import replace
@@ -20,15 +20,16 @@ from sjq import config as configuration
 from sjq import identity
 from sjq.brokers import open_broker
 from sjq.brokers.base import Broker, Counts, Holder
-from sjq.clock import from_rfc3339, monotonic
+from sjq.clock import monotonic
 from sjq.config import Config
 from sjq.errors import BrokerDown, LockHeld, NoSuchJob, UsageError, WrongState
 from sjq.job_policy import JobPolicy, checked
 from sjq.jobs import Job, JobEvent, Message, check_topic, new_message, shown
-from sjq.states import ENDED, Reason, State
-from sjq.topic_status import TopicStatus, topic_status
+from sjq.states import ENDED, State
+from sjq.topic_status import TopicStatus, topic_status, why_stopped
 
 if TYPE_CHECKING:
+    from sjq.recorded_jobs import RecordedJobs
     from sjq.records import Records
 
 MOST_PER_BATCH = 1000
@@ -62,6 +63,12 @@ class Client:
         from sjq.records import Records  # noqa: PLC0415 - create does not pay for it
 
         return Records(self.config.job_data)
+
+    @cached_property
+    def _recorded(self) -> RecordedJobs:
+        from sjq.recorded_jobs import RecordedJobs  # noqa: PLC0415 - create does not pay for it
+
+        return RecordedJobs(self.records)
 
     @property
     def broker(self) -> Broker:
@@ -107,6 +114,8 @@ class Client:
         the topic's policy. Raises UsageError for what cannot be.
         """
         own = checked(**policy)
+        if durable:
+            self.broker.promise_disk()
         message = new_message(topic, data, attachment=_content(attachment), parent_job_id=parent_job_id, **own)
         self._create([message], durable=durable)
         return message.job_id
@@ -140,6 +149,8 @@ class Client:
         its thousand is created.
         """
         own = checked(**policy)
+        if durable:
+            self.broker.promise_disk()
         messages = (new_message(topic, data, parent_job_id=parent_job_id, **own) for data in items)
         while batch := list(islice(messages, MOST_PER_BATCH)):
             self._create(batch, durable=durable)
@@ -151,7 +162,7 @@ class Client:
         """Return a job as the broker knows it, or else as its record here tells. Raises NoSuchJob."""
         job = self.broker.get(job_id)
         if job is None or (job.state is State.SUCCEEDED and job.data is None):
-            recorded = self._recorded(job_id)
+            recorded = self._recorded.get(job_id)
             if job is None or recorded is None:
                 job = job or recorded or self.broker.get(job_id)
             elif recorded.state is State.SUCCEEDED:
@@ -168,7 +179,7 @@ class Client:
             raise UsageError(f"{prefix!r} is the beginning of no id: name at least one character of it")
         if self.broker.get(prefix) is not None or self.records.metadata(prefix) is not None:
             return prefix
-        found = set(self.broker.find(prefix, _FEW + 1)) | set(self._recorded_ids(prefix, _FEW + 1))
+        found = set(self.broker.find(prefix, _FEW + 1)) | set(self._recorded.find(prefix, _FEW + 1))
         if not found:
             raise NoSuchJob(f"no job starts with {shown(prefix)}")
         if len(found) > 1:
@@ -188,7 +199,7 @@ class Client:
         topics = self.broker.topics() if topic is None else [check_topic(topic)]
         jobs = [job for name in topics for one in wanted for job in self.broker.list(name, one, limit=limit)]
         if state is None or State(state) is State.SUCCEEDED:
-            jobs += self._recorded_jobs(topic, limit)
+            jobs += self._recorded.list(topic, limit)
         return jobs
 
     def children(self, job_id: str) -> Sequence[str]:
@@ -259,7 +270,7 @@ class Client:
         """Cancel a job that waits or runs, and return its state then.
 
         That is `cancelled`, or how it ended if it was faster, or `processing` when its worker has not stopped it within
-        `patience_s`; it never runs again then. Raises NoSuchJob, and WrongState for a job that had ended.
+        `patience_s`, or is dead; it never runs again then. Raises NoSuchJob, and WrongState for a job that had ended.
         """
         found = self.broker.cancel(job_id, f"cancelled by {identity.person()}")
         if found is None:
@@ -269,9 +280,20 @@ class Client:
         if found in ENDED:
             raise WrongState(f"job {shown(job_id)} is {found}: only a job that has not ended can be cancelled")
         deadline = monotonic() + patience_s
-        while (job := self.broker.get(job_id)) and job.state not in ENDED and monotonic() < deadline:
+        job = self.broker.get(job_id)
+        if job and self.is_abandoned(job):
+            return job.state
+        while job and job.state not in ENDED and monotonic() < deadline:
             time.sleep(_LOOK_S)
+            job = self.broker.get(job_id)
         return self.get(job_id).state if job is None else job.state
+
+    def is_abandoned(self, job: Job) -> bool:
+        """Tell whether a job is running by its state, and its worker is dead, or has been silent for a whole lease."""
+        if job.state is not State.PROCESSING or job.topic is None:
+            return False
+        workers = self.broker.suspects([job.topic]).get(job.topic, {})
+        return any(worker == job.worker and (not facts or identity.is_dead(facts)) for worker, facts in workers.items())
 
     def _cancelled_already(self, job_id: str) -> State:
         """Say of a job that the broker could not cancel why that is; return `cancelled` for one that was before."""
@@ -289,9 +311,10 @@ class Client:
         """Let no worker take jobs of these topics until they are resumed; what runs goes on."""
         self.broker.pause([check_topic(topic) for topic in topics], identity.person())
 
-    def resume(self, topics: Collection[str]) -> Sequence[str]:
-        """Let jobs of these topics be taken again; return those that were paused, or had halted at a failed job."""
-        return self.broker.resume([check_topic(topic) for topic in topics])
+    def resume(self, topics: Collection[str]) -> Mapping[str, str]:
+        """Let jobs of these topics be taken again; return those that were paused, or had halted, and why in words."""
+        resumed = self.broker.resume([check_topic(topic) for topic in topics])
+        return {topic: why_stopped(pause) for topic, pause in resumed.items()}
 
     def delete(self, job_ids: Collection[str]) -> Sequence[str]:
         """Make the broker forget ended jobs; their records stay. Returns the ids of those that it knew.
@@ -334,37 +357,6 @@ class Client:
             if holder.expires and not identity.is_dead(holder.facts):
                 raise LockHeld(f"{holder.described()}: {advice}")
 
-    # Records.
-
-    def _recorded(self, job_id: str) -> Job | None:
-        metadata = self.records.metadata(job_id)
-        if metadata is None:
-            return None
-        return replace(_job_of(metadata), data=self.records.read(job_id, "input.json"))
-
-    def _recorded_jobs(self, topic: str | None, limit: int) -> Sequence[Job]:
-        jobs: list[Job] = []
-        found: Counter[str] = Counter()
-        for name in reversed(self.records.names()):
-            if topic is not None and found[topic] >= limit:
-                break
-            metadata = self.records.by_name(name)
-            if metadata and metadata["state"] == State.SUCCEEDED and topic in (None, metadata["topic"]):
-                found[metadata["topic"]] += 1
-                if found[metadata["topic"]] <= limit:
-                    jobs.append(_job_of(metadata))
-        return jobs
-
-    def _recorded_ids(self, prefix: str, limit: int) -> Sequence[str]:
-        from sjq.records import KEPT_OF_LONG_NAME, file_name  # noqa: PLC0415 - create does not pay for it
-
-        # A long name ends with a digest, so that its beginning alone can be compared.
-        beginning = file_name(prefix)[:KEPT_OF_LONG_NAME]
-        matching = (name for name in self.records.names() if name.startswith(beginning))
-        found = (self.records.by_name(name) for name in matching)
-        ids = (str(metadata["job_id"]) for metadata in found if metadata)
-        return list(islice((job_id for job_id in ids if job_id.startswith(prefix)), limit))
-
 
 def _content(attachment: bytes | Path | None) -> bytes | None:
     if isinstance(attachment, Path):
@@ -375,18 +367,3 @@ def _content(attachment: bytes | Path | None) -> bytes | None:
     if attachment is not None and not isinstance(attachment, bytes):
         raise UsageError(f"the attachment is {attachment!r}; expected its bytes, or a Path to a file that holds them")
     return attachment
-
-
-def _job_of(metadata: Mapping[str, Any]) -> Job:
-    reason = metadata.get("reason") or {}
-    return Job(
-        job_id=metadata["job_id"],
-        topic=metadata["topic"],
-        state=State(metadata["state"]),
-        parent_job_id=metadata["parent_job_id"],
-        attempt=metadata["attempt"],
-        since=from_rfc3339(metadata["end_time"]),
-        worker=metadata["worker"],
-        reason=Reason(reason["code"]) if reason else None,
-        why=reason.get("why"),
-    )

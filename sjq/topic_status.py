@@ -52,12 +52,19 @@ def topic_status(count: Counts, holder: Holder | None, *, handled: bool) -> Topi
         dead=bool(holder and identity.is_dead(holder.facts)),
         handled=handled,
         held=held.get(count.topic),
-        stopped=None if count.pause is None else _why(count.pause),
+        stopped=None if count.pause is None else why_stopped(count.pause),
     )
 
 
-def _why(pause: Pause) -> str:
-    since = "" if pause.since is None else f" at {clock.rfc3339(pause.since)}"
+def why_stopped(pause: Pause) -> str:
+    """Return in words why nobody takes jobs of a topic: it may have halted, and be paused as well."""
+    why = []
     if pause.halted_by is not None:
-        return f"it halted{since} because {shown(pause.halted_by)} failed"
-    return f"{shown(pause.by or 'somebody')} paused it{since}"
+        why.append(f"it halted{_at(pause.halted_at)} because {shown(pause.halted_by)} failed")
+    if pause.by is not None or pause.halted_by is None:
+        why.append(f"{shown(pause.by or 'somebody')} paused it{_at(pause.since)}")
+    return "; ".join(why)
+
+
+def _at(since: float | None) -> str:
+    return "" if since is None else f" at {clock.rfc3339(since)}"

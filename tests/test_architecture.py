@@ -30,7 +30,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("brokers.base", "executors", "executors.base"),
     ("brokers.redis.*", "executors.*"),
     ("brokers",),
-    ("topic_status",),
+    ("topic_status", "recorded_jobs"),
     ("client", "prune"),
     ("worker", "worker.*"),
     ("fsck",),  # shares the repairs of workers

@@ -66,12 +66,13 @@ class Pulse:
 class Pause:
     """Why no job of a topic is taken by anybody."""
 
-    since: float | None
-    """Seconds since the epoch, by the broker's clock."""
     by: str | None = None
     """Who paused it."""
+    since: float | None = None
+    """Since when, in seconds since the epoch, by the broker's clock."""
     halted_by: str | None = None
-    """The failed job at which it stopped by itself, as its policy says."""
+    """The failed job at which it stopped by itself, as its policy says; it may be paused as well."""
+    halted_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +125,10 @@ class Broker(ABC):
     @abstractmethod
     def create(self, messages: Sequence[Message]) -> None:
         """Let the jobs wait, each with its event. Repeating it after a lost answer creates nothing twice."""
+
+    @abstractmethod
+    def promise_disk(self) -> None:
+        """Raise ConfigError when the broker's settings do not allow `await_disk` to keep its word."""
 
     @abstractmethod
     def await_disk(self) -> None:
@@ -277,8 +282,8 @@ class Broker(ABC):
         """Let nobody take jobs of these topics until they are resumed; what runs goes on."""
 
     @abstractmethod
-    def resume(self, topics: Collection[str]) -> Sequence[str]:
-        """Let jobs of these topics be taken again; return those that were paused or halted."""
+    def resume(self, topics: Collection[str]) -> Mapping[str, Pause]:
+        """Let jobs of these topics be taken again; return those that were paused or halted, and why."""
 
     @abstractmethod
     def delete(self, job_ids: Collection[str]) -> Sequence[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -16,7 +16,7 @@ from sjq.cli import render
 from sjq.client import Client
 from sjq.errors import MessageError, NoSuchJob, UsageError, WrongState
 from sjq.job_policy import JobPolicy
-from sjq.jobs import check_json, shown
+from sjq.jobs import Job, check_json, shown
 from sjq.states import State
 
 _STATES = click.Choice([str(state) for state in State])
@@ -201,31 +201,52 @@ def retry_command(topics: tuple[str, ...], first: tuple[str, ...]) -> None:
     with Client() as client:
         render.warn_of_unknown(topics, client.known_topics())
         sent = client.retry(topics, job_ids=[client.resolve(job_id) for job_id in job_ids])
-    for job_id in sent:
-        render.line(shown(job_id))
-    render.talk(f"{len(sent)} sent back")
+        for job_id in sent:
+            render.line(shown(job_id))
+        render.talk(f"{len(sent)} sent back")
+        _say_what_holds_them(client, topics, nothing_went=not sent)
+
+
+def _say_what_holds_them(client: Client, topics: Collection[str], *, nothing_went: bool) -> None:
+    """Say what keeps jobs that were sent back from being taken, or kept them from going back."""
+    for topic in client.status():
+        if topics and topic.topic not in topics:
+            continue
+        if topic.stopped and topic.incoming:
+            name = shown(topic.topic)
+            render.talk(f"{name} is stopped, its jobs wait: {topic.stopped}; sjq resume {name} lets them be taken")
+        if topics and topic.failed and nothing_went:
+            render.talk(f"{topic.failed} of {shown(topic.topic)} were cancelled: sjq retry --job ID sends one back")
 
 
 @click.command("cancel", short_help="Stop jobs that wait or run.")
 @click.argument("job_ids", metavar="ID...", nargs=-1, required=True)
 def cancel_command(job_ids: tuple[str, ...]) -> None:
     """Stop the jobs ID, wherever they wait or run: they are cancelled, and only sjq retry --job sends them back."""
-    left = 0
+    ended = late = 0
     with Client() as client:
         for job_id in [client.resolve(job_id) for job_id in job_ids]:
             try:
                 state = client.cancel(job_id)
             except WrongState as error:
                 render.talk(str(error))
-                left += 1
+                ended += 1
                 continue
-            if state is State.PROCESSING:
-                worker = shown(client.get(job_id).worker or "nobody")
-                render.line(f"{shown(job_id)} will be cancelled; its worker {worker} has not stopped it yet")
-            else:
-                render.line(f"{shown(job_id)} {state}")
-    if left:
-        raise WrongState(f"{left} of {len(job_ids)} had ended")
+            late += state is State.PROCESSING
+            said = _not_yet(client, client.get(job_id)) if state is State.PROCESSING else state
+            render.line(f"{shown(job_id)} {said}")
+    if ended:
+        raise WrongState(f"{ended} of {len(job_ids)} had ended")
+    if late:
+        raise WrongState(f"{late} of {len(job_ids)} may still run; sjq status tells what becomes of its worker")
+
+
+def _not_yet(client: Client, job: Job) -> str:
+    worker = shown(job.worker or "nobody")
+    if client.is_abandoned(job):
+        successor = f"the next worker of {shown(job.topic or '?')}"
+        return f"will be cancelled; its worker {worker} is gone: {successor} stops what it left, or sjq fsck --repair"
+    return f"will be cancelled; its worker {worker} has not stopped it yet"
 
 
 @click.command("delete", short_help="Forget ended jobs.")

@@ -79,6 +79,7 @@ def pause_command(topics: tuple[str, ...]) -> None:
 def resume_command(topics: tuple[str, ...]) -> None:
     """Let jobs of TOPICs be taken again that were paused, or halted at a failed job. What failed stays: sjq retry."""
     with Client() as client:
+        render.warn_of_unknown(topics, client.known_topics())
         resumed = client.resume(topics)
     for topic in topics:
-        render.line(f"{topic} {'goes on' if topic in resumed else 'was not stopped'}")
+        render.line(f"{topic} goes on, after {resumed[topic]}" if topic in resumed else f"{topic} was not stopped")

@@ -12,10 +12,17 @@ from servers import Server, missing, until
 
 from sjq.brokers import open_broker
 from sjq.brokers.base import Broker
+from sjq.client import Client
 from sjq.config import Config
 from sjq.errors import ConfigError
 
-from .jobs import create
+from .jobs import TOPIC, create
+
+
+@contextmanager
+def client_of(server: Server, folder: Path) -> Iterator[Client]:
+    with Client(config=Config(root=folder, job_data=folder, broker=server.url)) as client:
+        yield client
 
 
 @contextmanager
@@ -28,15 +35,15 @@ def broker_on(server: Server, folder: Path) -> Iterator[Broker]:
 @pytest.mark.parametrize("policy", ["everysec", "always"])
 def test_it_is_on_the_disk_when_the_call_returns(name: str, policy: str, tmp_path: Path) -> None:
     """As the system calls of the server tell: its file is written and synced behind the create."""
-    with Server(name, "--appendonly", "yes", "--appendfsync", policy) as server, broker_on(server, tmp_path) as broker:
-        create(broker, "first")  # the scripts are known, and the first fsync is over
+    with Server(name, "--appendonly", "yes", "--appendfsync", policy) as server, client_of(server, tmp_path) as client:
+        client.create(TOPIC)  # the scripts are known, and the first fsync is over
         with closing(server.client()) as there:
             until(lambda: not there.info("persistence")["aof_pending_bio_fsync"])
         with _traced(server, tmp_path / "calls") as calls:
-            create(broker, "a")
-            broker.await_disk()
+            job_id = client.create(TOPIC, durable=True)
         lines = calls.read_text().splitlines()
-    written = next(number for number, line in enumerate(lines) if "job_data:a" in line and "write(" in line)
+    name_of_key = f"job_data:{job_id}"
+    written = next(number for number, line in enumerate(lines) if name_of_key in line and "write(" in line)
     assert any("fdatasync" in line or "fsync" in line for line in lines[written:]), lines
 
 
@@ -59,18 +66,30 @@ def _traced(server: Server, file: Path) -> Iterator[Path]:
         tracer.stderr.close()
 
 
-def test_a_server_that_writes_to_no_disk_is_refused(tmp_path: Path) -> None:
-    with Server("valkey") as server, broker_on(server, tmp_path) as broker:
-        create(broker, "a")
-        with pytest.raises(ConfigError, match=r"writes to no disk .* and has no replica"):
-            broker.await_disk()
+NO_SYNC = ("--appendonly", "yes", "--appendfsync", "no")
 
 
-def test_a_server_that_never_syncs_is_refused(tmp_path: Path) -> None:
-    options = ("--appendonly", "yes", "--appendfsync", "no")
-    refused = pytest.raises(ConfigError, match="set appendfsync to everysec or always")
-    with Server("valkey", *options) as server, broker_on(server, tmp_path) as broker, refused:
-        broker.await_disk()
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ((), r"writes to no disk .* and has no replica"),
+        (NO_SYNC, "set appendfsync to everysec or always"),
+    ],
+    ids=["no file", "no sync"],
+)
+def test_a_server_that_promises_nothing_is_refused_before_anything_is_created(
+    options: tuple[str, ...], why: str, tmp_path: Path
+) -> None:
+    """Whoever then does as the error says, and creates without durable, has the job once."""
+    with Server("valkey", *options) as server, client_of(server, tmp_path) as client:
+        with pytest.raises(ConfigError, match=why):
+            client.create(TOPIC, durable=True)
+        with pytest.raises(ConfigError, match=why):
+            list(client.create_many(TOPIC, [1, 2], durable=True))
+        assert client.counts() == {}
+        client.create(TOPIC)
+        with pytest.raises(ConfigError, match=why):
+            client.broker.await_disk()
 
 
 @pytest.mark.parametrize("name", ["redis", "valkey"])

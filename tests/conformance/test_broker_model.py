@@ -338,7 +338,7 @@ class BrokerAgainstModel(RuleBasedStateMachine):
 
     @rule()
     def resume(self) -> None:
-        assert self.broker.resume([TOPIC]) == [TOPIC] * self.model.paused
+        assert list(self.broker.resume([TOPIC])) == [TOPIC] * self.model.paused
         self.model.paused = False
 
     @precondition(lambda self: self.model.jobs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import threading
 import time
@@ -19,6 +20,7 @@ from servers import Server, Wire, free_port, until
 from sjq.brokers import open_broker
 from sjq.brokers.base import Broker, Fault, Holder, Outdated
 from sjq.brokers.redis.broker import RedisBroker
+from sjq.client import Client
 from sjq.config import Config
 from sjq.errors import BrokerDown
 from sjq.jobs import Lease
@@ -35,6 +37,7 @@ HOLDER = Holder(topic=TOPIC, worker="w", facts={}, expires=True)
 FAULT = Fault(code="immortal", where="worker:w", what="never expires", repair="it expires", topic="w")
 CALLS: dict[str, Callable[[Broker], object]] = {
     "create": lambda broker: broker.create([job("a")]),
+    "promise_disk": lambda broker: broker.promise_disk(),
     "await_disk": lambda broker: broker.await_disk(),
     "take": lambda broker: broker.take(TOPIC, "w", "w.1"),
     "settle": lambda broker: broker.settle(LEASE, succeeded()),
@@ -296,3 +299,23 @@ def test_who_hears_no_answer_is_told_that_it_may_be_done(server: Server, config:
         finally:
             server.thaw()
         until(lambda: patient.get("a"), 10, "what was asked for is done later")
+
+
+def test_a_client_that_hears_no_answer_names_what_it_may_have_created(
+    server: Server, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sjq.client.ANSWER_S", 1.0)
+    monkeypatch.setattr("sjq.client.PATIENCE_S", 0.5)
+    with Client(config=config) as client:
+        client.create(TOPIC)
+        server.freeze()
+        try:
+            with pytest.raises(
+                BrokerDown, match=r"no answer for 1 s.*; \S+ may have been created all the same"
+            ) as told:
+                client.create(TOPIC, {"n": 1})
+            found = re.search(r"(\S+) may have been", str(told.value))
+        finally:
+            server.thaw()
+        assert found
+        until(lambda: client.broker.get(found[1]), 10, "what was asked for is done later")

@@ -29,7 +29,7 @@ def test_nothing_is_taken_of_a_paused_topic_until_it_is_resumed(broker: Broker) 
     assert (pause.by, pause.halted_by) == ("kim@here", None)
     assert pause.since is not None
     assert broker.settle(lease, succeeded())
-    assert broker.resume([TOPIC, "other"]) == [TOPIC]
+    assert broker.resume([TOPIC, "other"]) == {TOPIC: pause}
     assert pause_of(broker) is None
     assert hand.lease().job_id == "b"
 
@@ -74,6 +74,24 @@ def test_it_halts_at_the_first_of_several(broker: Broker) -> None:
     assert pause.halted_by == "b"
 
 
+@pytest.mark.parametrize("first", ["pause", "halt"])
+def test_a_topic_can_halt_and_be_paused_in_either_order(broker: Broker, first: str) -> None:
+    """Whoever pauses it, or resumes it, does not make the failure go unseen."""
+    create(broker, "a", "b")
+    lease = Hand(broker).lease()
+    if first == "pause":
+        broker.pause([TOPIC], "kim@here")
+    assert broker.settle(lease, broke, halting=True)
+    if first == "halt":
+        broker.pause([TOPIC], "kim@here")
+    pause = pause_of(broker)
+    assert pause is not None
+    assert (pause.halted_by, pause.by) == ("a", "kim@here")
+    assert None not in (pause.halted_at, pause.since)
+    assert broker.resume([TOPIC]) == {TOPIC: pause}
+    assert Hand(broker).lease().job_id == "b"
+
+
 def test_it_halts_at_a_malformed_message(broker: Broker, wire: Wire) -> None:
     wire.push(TOPIC, "a", "no JSON")
     hand = Hand(broker)
@@ -96,7 +114,7 @@ def test_it_halts_at_a_job_that_was_lost_too_often(broker: Broker) -> None:
 def test_a_paused_topic_is_known(broker: Broker) -> None:
     broker.pause(["quiet"], "kim@here")
     assert broker.topics() == ["quiet"]
-    assert broker.resume(["quiet"]) == ["quiet"]
+    assert list(broker.resume(["quiet"])) == ["quiet"]
 
 
 @pytest.mark.parametrize("backend", ["redis", "valkey", "embedded"], indirect=True)

@@ -82,6 +82,9 @@ class _EmbeddedBroker(RedisBroker):
         super().__init__(server)
         self._membership = membership
 
+    def promise_disk(self) -> None:
+        """Promise it: the disk is ours."""
+
     def await_disk(self) -> None:
         """Put the server's files on the disk ourselves: they are here, and the server leaves it to others."""
         self._membership.sync()
@@ -93,9 +96,13 @@ class _EmbeddedBroker(RedisBroker):
 
 
 class _MemoryBroker(RedisBroker):
-    def await_disk(self) -> None:
+    def promise_disk(self) -> None:
         """Refuse: there is no disk behind it."""
         raise ConfigError("memory:// keeps nothing on a disk: create without durable, or use a server")
+
+    def await_disk(self) -> None:
+        """Refuse likewise."""
+        self.promise_disk()
 
     def wakeup(self, topics: Collection[str] | None, worker: str, on_order: Callable[[], None]) -> Wakeup:
         """Poll: fakeredis sends no notices, and looking costs next to nothing."""

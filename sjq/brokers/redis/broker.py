@@ -10,7 +10,7 @@ import msgspec
 
 from sjq.brokers.base import Holder, Pulse, Recovered, Wakeup
 from sjq.brokers.redis.connection import Server
-from sjq.brokers.redis.durability import await_disk
+from sjq.brokers.redis.durability import await_disk, way_to_disk
 from sjq.brokers.redis.inspection import as_text, literal, number
 from sjq.brokers.redis.keys import STUB_SECONDS, Keys
 from sjq.brokers.redis.scripts import Argument
@@ -40,6 +40,10 @@ class RedisBroker(Upkeep):
         """Let the jobs wait; chunks bound how long the server is busy, each is whole."""
         for chunk in _chunks(messages):
             self._run_with_jobs("create", chunk)
+
+    def promise_disk(self) -> None:
+        """Look at the server's settings."""
+        way_to_disk(self.server)
 
     def await_disk(self) -> None:
         """Wait as the server's settings allow."""

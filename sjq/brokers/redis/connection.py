@@ -169,7 +169,7 @@ class Server:
         except (redis.AuthenticationError, redis.exceptions.NoPermissionError) as error:
             raise ConfigError(f"{self.where} refuses us: {error}; check the user and password") from error
         except (redis.ConnectionError, redis.TimeoutError) as error:
-            raise BrokerDown(f"{self.where} cannot be reached: {_first_line(error)}") from error
+            raise BrokerDown(f"{self.where} cannot be reached: {self._why_unreachable(error)}") from error
         except redis.exceptions.MovedError as error:
             raise ConfigError(
                 f"{self.where} is part of a cluster, and does not hold our keys ({error}): connect to the node that "
@@ -190,6 +190,12 @@ class Server:
             if taken := _KEY_TAKEN.search(str(error)):
                 raise KeyTaken(f"{self.where}: {taken[0]}: remove it, or choose another prefix") from error
             raise Error(f"{self.where} refuses a command: {_first_line(error)}") from error
+
+    def _why_unreachable(self, error: redis.RedisError) -> str:
+        if isinstance(error, redis.TimeoutError) and "connecting to" not in str(error):
+            waited_s = self.client.connection_pool.connection_kwargs.get("socket_timeout")
+            return f"no answer for {waited_s:g} s: see whether it is frozen, or too busy"
+        return _first_line(error)
 
 
 def _may_have_arrived(error: BaseException | None) -> bool:

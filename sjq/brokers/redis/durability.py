@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 from sjq import clock
 from sjq.brokers.redis.connection import Server
@@ -22,24 +23,27 @@ def await_disk(server: Server) -> None:
 
     Raises ConfigError when the server's settings promise neither, and BrokerDown when it takes too long.
     """
+    way_to_disk(server)()
+
+
+def way_to_disk(server: Server) -> Callable[[], None]:
+    """Return what waits for the disk on this server. Raises ConfigError when its settings promise nothing."""
     facts = server.ask("INFO", "everything")
     if facts.get("aof_enabled"):
         policy = _setting(server, "appendfsync")
         if policy == "always":
-            return  # it answers behind the fsync
+            return lambda: None  # it answers behind the fsync
         if policy == "no":
             raise ConfigError(f"{server.where} leaves the fsync to its system: set appendfsync to everysec or always")
         if _waits_for_its_fsync(facts):
-            _wait(server, "WAITAOF", 1, 0)
-        else:
-            _sit_out(server)
-    elif facts.get("connected_slaves"):
-        _wait(server, "WAIT", 1)
-    else:
-        raise ConfigError(
-            f"{server.where} writes to no disk (appendonly is off) and has no replica: turn appendonly on, or create "
-            "without durable"
-        )
+            return partial(_wait, server, "WAITAOF", 1, 0)
+        return partial(_sit_out, server)
+    if facts.get("connected_slaves"):
+        return partial(_wait, server, "WAIT", 1)
+    raise ConfigError(
+        f"{server.where} writes to no disk (appendonly is off) and has no replica: turn appendonly on, or create "
+        "without durable"
+    )
 
 
 def _setting(server: Server, name: str) -> str:

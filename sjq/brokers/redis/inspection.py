@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 
 from msgspec.structs import replace
@@ -142,7 +142,7 @@ class Inspection(Broker):
                     State.SCHEDULED: _length(scheduled),
                 },
                 totals=_totals(stats),
-                pause=_pause(pause),
+                pause=None if not pause or isinstance(pause, Exception) else _pause(pause),
             )
             for topic, incoming, processing, failed, scheduled, stats, pause in zip(
                 ordered, *[answers] * 6, strict=True
@@ -190,9 +190,13 @@ class Inspection(Broker):
         """Note it in one script call."""
         self.server.run("pause", topics, by=by)
 
-    def resume(self, topics: Collection[str]) -> Sequence[str]:
+    def resume(self, topics: Collection[str]) -> Mapping[str, Pause]:
         """Forget it in one script call."""
-        return [id_from_bytes(topic) for topic in self.server.run("resume", topics)]
+        answer = self.server.run("resume", topics)
+        return {
+            id_from_bytes(topic): _pause(dict(zip(was[::2], was[1::2], strict=True)))
+            for topic, was in zip(answer[::2], answer[1::2], strict=True)
+        }
 
     def delete(self, job_ids: Collection[str]) -> Sequence[str]:
         """Forget ended jobs, after a look that names one that has not ended."""
@@ -312,13 +316,19 @@ def as_text(raw: bytes) -> str:
     return raw.decode("utf-8", "replace")
 
 
-def _pause(found: dict[bytes, bytes] | Exception) -> Pause | None:
-    if not found or isinstance(found, Exception):
-        return None
+def _pause(found: dict[bytes, bytes]) -> Pause:
     fields = {id_from_bytes(name): id_from_bytes(value) for name, value in found.items()}
-    since_ms = number(fields.get("since"))
-    since = None if since_ms is None else since_ms / 1000
-    return Pause(since=since, by=fields.get("by"), halted_by=fields.get("job"))
+    return Pause(
+        by=fields.get("by"),
+        since=_seconds(fields.get("since")),
+        halted_by=fields.get("job"),
+        halted_at=_seconds(fields.get("halted")),
+    )
+
+
+def _seconds(ms: str | None) -> float | None:
+    found = number(ms)
+    return None if found is None else found / 1000
 
 
 def _length(answer: int | Exception) -> int:

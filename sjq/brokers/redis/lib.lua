@@ -75,10 +75,11 @@ local function let_wait(topic, id, message, attached, attachment, parent)
   if parent == '' then note('created', topic, id) else note('created', topic, id, 'parent', parent) end
 end
 
--- No job of a topic is taken from now on, until a person resumes it: its policy says to stop at a failed job.
+-- No job of a topic is taken from now on, until a person resumes it: its policy says to stop at a failed job. One that
+-- is paused halts too, so that whoever resumes it hears of the failure.
 local function halt(topic, id)
   local pause = key('pause', topic)
-  if redis.call('EXISTS', pause) == 0 then redis.call('HSET', pause, 'kind', 'halted', 'job', id, 'since', now_ms()) end
+  if redis.call('HEXISTS', pause, 'job') == 0 then redis.call('HSET', pause, 'job', id, 'halted', now_ms()) end
 end
 
 -- A job ends badly, or a person ends it: it goes to those that can be sent back.

@@ -2,9 +2,14 @@
 -- One step for all topics of the call.
 -- ARGV prefix topics...
 -- WRITES pause:<topic>
--- RETURNS the topics that were paused or halted
+-- RETURNS each topic that was paused or halted, and its hash
 local resumed = {}
 for i = 1, #topics do
-  if redis.call('DEL', key('pause', topics[i])) == 1 then resumed[#resumed + 1] = topics[i] end
+  local pause = key('pause', topics[i])
+  local was = redis.pcall('HGETALL', pause)
+  if redis.call('DEL', pause) == 1 then
+    resumed[#resumed + 1] = topics[i]
+    resumed[#resumed + 1] = was.err and {} or was
+  end
 end
 return resumed
