@@ -99,12 +99,12 @@ def main() -> NoReturn:
     except click.UsageError as error:
         if error.ctx is not None:
             click.echo(error.ctx.get_usage(), err=True)
-        click.echo(f"error: {error.format_message()}", err=True)
+        _complain(error.format_message())
         sys.exit(error.exit_code)
     except Error as error:
         if debug:
             raise
-        click.echo(f"error: {error}", err=True)
+        _complain(str(error))
         sys.exit(error.exit_code)
     except BrokenPipeError:
         # The reader has gone, as head does; Python would complain when it flushes.
@@ -113,5 +113,11 @@ def main() -> NoReturn:
     except OSError as error:
         if debug:
             raise
-        click.echo(f"error: {error.filename or 'the system'}: {error.strerror or error}", err=True)
+        _complain(f"{error.filename or 'the system'}: {error.strerror or error}")
         sys.exit(1)
+
+
+def _complain(why: str) -> None:
+    from sjq.cli import render  # noqa: PLC0415 - help does not pay for it
+
+    render.talk(f"error: {why}")

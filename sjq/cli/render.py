@@ -18,6 +18,9 @@ from sjq.states import State
 _COMMANDS = re.compile(r"\x1b(?!\[[0-9;]*m)|[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f]")
 """Control characters; an escape that begins a colour, tabs and ends of lines are none."""
 
+_ABOVE_ASCII = re.compile(rb"\x7f|\xc2[\x80-\x9f]")
+"""The control characters, in UTF-8, that JSON leaves as they are."""
+
 _COLOURS = {
     State.SUCCEEDED: "green",
     State.FAILED: "red",
@@ -31,12 +34,12 @@ _COLOURS = {
 
 def line(text: str = "") -> None:
     """Print a line of data."""
-    click.echo(text)
+    click.echo(_harmless(text))
 
 
 def talk(text: str) -> None:
     """Say something to the person, not to the program that reads stdout."""
-    click.echo(text, err=True)
+    click.echo(_harmless(text), err=True)
 
 
 def warn_of_unknown(topics: Iterable[str], known: Sequence[str]) -> None:
@@ -55,23 +58,25 @@ def raw(content: bytes) -> None:
 
 
 def _write(content: bytes, stream: TextIO) -> None:
-    stream.buffer.write(_harmless(content) if stream.isatty() else content)
+    stream.buffer.write(_harmless(content.decode("utf-8", "backslashreplace")).encode() if stream.isatty() else content)
     stream.buffer.flush()
 
 
-def _harmless(content: bytes) -> bytes:
+def _harmless(text: str) -> str:
     """Return text whose control characters stand there escaped, but for colours and the ends of lines."""
-    text = content.decode("utf-8", "backslashreplace")
-    return _COMMANDS.sub(lambda found: found[0].encode("unicode_escape").decode(), text).encode()
+    return _COMMANDS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def json(value: object) -> None:
-    """Print a value as JSON, indented for people and fit for programs; what is no UTF-8 stands in it escaped."""
+    """Print a value as JSON, indented for people and fit for programs.
+
+    What is no UTF-8, or could command a terminal, stands in it escaped.
+    """
     try:
         text = msgspec.json.encode(value)
     except UnicodeEncodeError:
         text = msgspec.json.encode(_encodable(value))
-    click.echo(msgspec.json.format(text, indent=2))
+    click.echo(_ABOVE_ASCII.sub(lambda found: b"\\u00%02x" % found[0][-1], msgspec.json.format(text, indent=2)))
 
 
 def _encodable(value: object) -> object:

@@ -18,6 +18,7 @@ from sjq import __version__, clock
 from sjq.brokers.redis.scripts import Argument, as_read, script
 from sjq.config import without_password
 from sjq.errors import BrokerDown, ConfigError, Error, KeyTaken
+from sjq.jobs import shown
 
 CONNECT_TIMEOUT_S = 5.0
 FIRST_PAUSE_S = 0.05
@@ -188,7 +189,7 @@ class Server:
             if "unknown command" in str(error).lower() and "evalsha" in str(error).lower():
                 raise ConfigError(f"{self.where} has no Lua scripts: use Redis 7.0 or newer, or Valkey") from error
             if taken := _KEY_TAKEN.search(str(error)):
-                raise KeyTaken(f"{self.where}: {taken[0]}: remove it, or choose another prefix") from error
+                raise KeyTaken(f"{self.where}: {shown(taken[0])}: remove it, or choose another prefix") from error
             raise Error(f"{self.where} refuses a command: {_first_line(error)}") from error
 
     def _why_unreachable(self, error: redis.RedisError) -> str:
