@@ -233,8 +233,14 @@ class Book:
         )
 
     def _broken_bounds(self, repeats: int) -> Iterator[str]:
-        figures = {"repeats": repeats, "back_s": self._back_s, "jobs": len(self.jobs), "faults": self.faults.total()}
-        figures.update(self._measures)
+        figures = {
+            "repeats": repeats,
+            "recovered": self._recovered,
+            "back_s": self._back_s,
+            "jobs": len(self.jobs),
+            "faults": self.faults.total(),
+            **self._measures,
+        }
         for name, most in self._most.items():
             if figures.get(name, math.inf) > most:
                 yield f"{name}: {figures.get(name, 'nothing')}; {most:g} is the most"

@@ -93,6 +93,12 @@ def test_what_ran_when_a_run_was_broken_off_may_run_once_more() -> None:
     assert found(twice) == {"complaints": ["repeats: 2; 1 is the most"]}
 
 
+def test_a_run_in_which_nobody_lost_a_lease_did_not_show_what_it_was_to_show() -> None:
+    bound = run(least={"recovered": 1})
+    assert judged(bound, created("p"), taken("p"), lost_with_worker("p"), taken("p", 2), ended("p", 2)).clean
+    assert found(judged(bound, WHOLE)) == {"complaints": ["recovered: 0; 1 is the least"]}
+
+
 def test_failed_as_lost_is_an_end() -> None:
     assert judged(created("p", 2), taken("p"), [event("lost", "p", fence="w.1", reason="lost")]).clean
 

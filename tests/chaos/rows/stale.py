@@ -5,11 +5,15 @@ from __future__ import annotations
 import time
 from random import Random
 
-from chaos.field import LEASE_S, SLOTS, Field
+from chaos.field import LEASE_S, SLOTS, Field, Plan
+from chaos.network import Network
 from chaos.rows.row import Row, Size
 from chaos.worker import Worker
 
 AWAY_S = (1.6 * LEASE_S, 2.6 * LEASE_S)
+BACK_S = LEASE_S + 5
+CUT_OFF = ("cut", "no requests", "no answers")
+"""Of these no worker's lease outlives `AWAY_S`; others cost it connections alone."""
 
 
 def _at_work(field: Field, dice: Random) -> Worker:
@@ -49,7 +53,7 @@ def partition(field: Field) -> None:
         dice = field.random(number)
         network = networks[_at_work(field, dice)]
         down = time.time()
-        kind = network.KINDS[(number + field.plan.seed) % len(network.KINDS)]
+        kind = _kind(field.plan, number)
         network.spoil(kind)
         field.rest(dice.uniform(*AWAY_S))
         network.mend()
@@ -57,5 +61,26 @@ def partition(field: Field) -> None:
     field.drain()
 
 
-STOP = Row(name="stop", run=stop, ci=Size(5, 300), release=Size(200, 6_000))
-PARTITION = Row(name="partition", run=partition, ci=Size(15, 600), release=Size(100, 6_000))
+def _kind(plan: Plan, number: int) -> str:
+    return Network.KINDS[(number + plan.seed) % len(Network.KINDS)]
+
+
+def _takeovers(plan: Plan) -> int:
+    """Return how many leases have to be lost at least: where none is, nobody comes back too late."""
+    return sum(_kind(plan, number) in CUT_OFF for number in range(plan.faults))
+
+
+STOP = Row(
+    name="stop",
+    run=stop,
+    ci=Size(5, 300),
+    release=Size(200, 6_000),
+    bounds=lambda plan: {"most": {"back_s": BACK_S}, "least": {"recovered": plan.faults}},
+)
+PARTITION = Row(
+    name="partition",
+    run=partition,
+    ci=Size(15, 600),
+    release=Size(100, 6_000),
+    bounds=lambda plan: {"most": {"back_s": BACK_S}, "least": {"recovered": _takeovers(plan)}},
+)
