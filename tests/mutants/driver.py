@@ -75,6 +75,7 @@ class Copy:
         report = self._root / "report.xml"
         report.unlink(missing_ok=True)
         options = ["-q", "-p", "no:randomly", "-p", "no:cacheprovider", f"--junitxml={report}"]
+        options.append(f"--basetemp={self._root.parent / 'tests'}")
         command = [str(self._python), "-m", "pytest", *options, *(f"tests/{test}" for test in tests)]
         done = subprocess.run(
             command, cwd=self._root, env=self._environ, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT

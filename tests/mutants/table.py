@@ -77,6 +77,20 @@ FENCES = (
         "            tasks = []\n",
         "unit/test_in_flight.py::test_an_attempt_whose_lease_is_lost_is_killed_and_no_other",
     ),
+    Mutation(
+        "a cancel of what is still being taken is not heard",
+        "worker/in_flight.py",
+        "            self._taking = dict.fromkeys(self._taking, True)\n",
+        "",
+        "unit/test_in_flight.py::test_who_takes_across_a_beat_hears_of_it",
+    ),
+    Mutation(
+        "what was cancelled before it ran is not stopped",
+        "worker/in_flight.py",
+        " or lease.fence in self._cancelled\n",
+        "\n",
+        "unit/test_in_flight.py::test_an_attempt_that_is_cancelled_before_it_runs_is_killed_as_soon_as_it_does",
+    ),
 )
 
 STEPS = (
@@ -135,6 +149,13 @@ STEPS = (
         " or redis.call('EXISTS', key('pause', topic)) == 1 then",
         " then",
         "test_broker_pause.py::test_nothing_is_taken_of_a_paused_topic_until_it_is_resumed[valkey]",
+    ),
+    Mutation(
+        "a topic that is paused does not halt",
+        "brokers/redis/lib.lua",
+        "redis.call('HEXISTS', pause, 'job') == 0",
+        "redis.call('EXISTS', pause) == 0",
+        "conformance/test_broker_pause.py::test_a_topic_can_halt_and_be_paused_in_either_order[valkey-pause]",
     ),
     _take(
         "a worker takes of a topic that another holds",
