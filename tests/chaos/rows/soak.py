@@ -16,7 +16,7 @@ from chaos.worker import Worker
 FAULT_S = 6
 """A soak lasts so long for each fault of its plan, and has more of them where they take less."""
 WARM_UP = 1 / 3
-"""So much of the plan is over when needs are looked at first."""
+"""So much of the time is over when needs are looked at first: a heap takes long to reach its level."""
 GROWTH_MB, GROWTH_MB_AN_HOUR = 5, 1
 """How much more memory a worker may need at the end, in a short run and in a long one."""
 WINDOW = 1 / 4
@@ -51,8 +51,9 @@ def soak(field: Field) -> None:
     warm: Needs | None = None
     memory_kb: list[int] = []
     seconds = field.plan.faults * FAULT_S
+    warm_at = time.monotonic() + seconds * WARM_UP
     for number in field.faults(seconds):
-        if warm is None and number >= int(field.plan.faults * WARM_UP):
+        if warm is None and time.monotonic() >= warm_at:
             warm = Needs.of(field, worker)
         _round(field, number, worker, network)
         if warm:
