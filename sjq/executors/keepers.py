@@ -179,6 +179,8 @@ class Keeper(_Link):
         self._heard = b""
         self._sending = threading.Lock()
         self._ending = threading.Lock()
+        self._current: dict[str, Any] | None = None
+        """The order of the job that runs now, until its report was heard."""
         self._overdue: threading.Timer | None = None
         self.broken = False
         """It runs no other job: it was lost, or has processes below it that may not be killed."""
@@ -187,14 +189,16 @@ class Keeper(_Link):
         """Return the report of the job's end; in it stands `lost` where the keeper did not live to make one.
 
         A keeper that says nothing when the job's time has been over for long is killed: it holds nothing to its limits.
-        A kill may go out before the start, when the keeper has nothing to kill: then `is_doomed` has it repeated.
+        A kill may come before the start, when the keeper has nothing to kill: then `is_doomed` has it repeated.
         """
-        self._say({"run": order})
-        if is_doomed():
-            self.kill(order["kill_after_s"])
         session = None
         timeout_s, kill_after_s = order["limits"]["timeout_s"], order["kill_after_s"]
+        with self._ending:
+            self._current = order
         try:
+            self._say({"run": order})
+            if is_doomed():
+                self.kill(kill_after_s)
             report = self._hear(timeout_s, kill_after_s)
             if "pid" in report:
                 session = report["pid"]
@@ -207,21 +211,28 @@ class Keeper(_Link):
         return report
 
     def kill(self, kill_after_s: float) -> None:
-        """Have the job's processes stopped; a keeper that is stopped itself goes with them, a while later."""
+        """Have the job's processes stopped; a keeper that is stopped itself goes with them, a while later.
+
+        When the job has ended, this does nothing. Who calls it sees to it that no other begins before it returns.
+        """
         with self._ending:
+            if self._current is None:
+                return
             if self._overdue is None:
-                self._overdue = threading.Timer(kill_after_s + PATIENCE_S, self._give_up)
+                self._overdue = threading.Timer(kill_after_s + PATIENCE_S, self._give_up, [self._current])
                 self._overdue.daemon = True
                 self._overdue.start()
+        # Not under the lock: a keeper that is stopped may read nothing, and whoever gives it up needs the lock.
         self._say({"kill": True})
 
-    def _give_up(self) -> None:
+    def _give_up(self, order: dict[str, Any]) -> None:
         with self._ending:
-            if self._overdue is not None:
+            if self._current is order:  # a timer that has begun to ring is not to be cancelled any more
                 self._kill()
 
     def _be_in_time(self) -> None:
         with self._ending:
+            self._current = None
             if self._overdue is not None:
                 self._overdue.cancel()
                 self._overdue = None

@@ -19,6 +19,7 @@ from unit.waiting import until
 
 from sjq.executors import keepers
 from sjq.executors.base import Limits
+from sjq.executors.local import LocalExecutor
 from sjq.states import Reason
 from sjq.worker.lock_file import processes_gone
 
@@ -273,6 +274,34 @@ def test_a_kill_that_is_answered_kills_no_keeper_later(workshop: Workshop) -> No
     until(lambda: threading.active_count() == before, "nothing waits any more", seconds=0.4)
     assert workshop.run("note('next', os.getppid()); wait_for('never', 1)").exit_code == 0
     assert workshop.noted("next") == its_keeper
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_kill_that_comes_after_a_jobs_end_does_nothing_to_the_next_one(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done, say = LocalExecutor._done, keepers.Keeper._say
+    said: list[dict[str, object]] = []
+
+    def late(executor: LocalExecutor, task: Task, slot: keepers.Keeper) -> bool:
+        """Kill between the keeper's report and the moment when the executor hears of it."""
+        if task is first:
+            executor.kill(task)
+        return done(executor, task, slot)
+
+    def noted(keeper: keepers.Keeper, order: dict[str, object]) -> None:
+        said.append(order)
+        say(keeper, order)
+
+    monkeypatch.setattr(LocalExecutor, "_done", late)
+    monkeypatch.setattr(keepers.Keeper, "_say", noted)
+    first = workshop.task("note('first', os.getppid()); sys.exit(3)", kill_after_s=0)
+    end = workshop.executor.run(first)
+    assert (end.exit_code, end.killed, end.lost) == (3, True, False)
+    end = workshop.run("note('next', os.getppid()); wait_for('never', 1); sys.exit(4)")
+    assert (end.exit_code, end.killed, end.lost) == (4, False, False)
+    assert workshop.noted("next") == workshop.noted("first")
+    assert [list(order) for order in said] == [["run"], ["run"]]
 
 
 def test_closing_ends_a_keeper_that_is_stopped(workshop: Workshop) -> None:

@@ -318,6 +318,13 @@ TREES = (
         "executor/test_keepers.py::test_a_stopped_keeper_without_a_root_is_killed_when_the_jobs_time_is_over[local]",
     ),
     Mutation(
+        "a kill that comes after a job's end reaches its keeper",
+        "executors/keepers.py",
+        "            if self._current is None:\n                return\n",
+        "",
+        "executor/test_keepers.py::test_a_kill_that_comes_after_a_jobs_end_does_nothing_to_the_next_one[local]",
+    ),
+    Mutation(
         "a keeper whose worker died leaves its job",
         "keepers/keeper.py",
         "        if self.job:\n            self.job.sweep()\n        os._exit(0)",
