@@ -100,7 +100,7 @@ class Exit:
     breach: Breach | None = None
     """Why it was ended before its time; None when it ended by itself, or `kill` was called before."""
     survivors: int = 0
-    """How many processes of it live on, since another user started them and they may not be killed."""
+    """How many processes of it live on, since they cannot be killed: another user started them, mostly."""
     error: str | None = None
     """Why the executor does not know how the process ended; then there is no exit code and no signal."""
     lost: bool = False

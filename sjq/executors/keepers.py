@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ import msgspec
 
 from sjq import clock
 from sjq.errors import EnvironmentFailed
+from sjq.executors import launch
+from sjq.executors.orphans import kill_orphans
 
 PATIENCE_S = 8.0
 """How long a keeper may take to answer beyond what the job was given, before it counts as stopped.
@@ -115,6 +117,7 @@ class _Root(_Link):
                 pass_fds=(self.its.fileno(), lock),
                 start_new_session=True,  # Ctrl-C is for the worker, which knows what to do about its jobs
             )
+        self.pid = self._process.pid
         self._socket.settimeout(_ANSWER_S)
         self._asking = threading.Lock()
 
@@ -206,7 +209,7 @@ class Keeper(_Link):
         finally:
             self._be_in_time()
         if "lost" in report:
-            report["left"] = self._clear_up(session)
+            report["left"] = self._clear_up(launch.marks(order["env"]), session)
         self.broken = self.broken or bool(report.get("left"))
         return report
 
@@ -237,12 +240,12 @@ class Keeper(_Link):
                 self._overdue.cancel()
                 self._overdue = None
 
-    def _clear_up(self, session: int | None) -> int:
-        """Kill what a keeper that was killed left; return how many are left that may not be killed."""
+    def _clear_up(self, marks: Collection[bytes], session: int | None) -> int:
+        """Kill what a keeper that was killed left; return how many are left that cannot be killed."""
         left = self._kill()
-        if left is None and session is not None:
-            _kill_session(session)
-        return left or 0
+        if left is None:
+            left = kill_orphans(marks, session=session, keepers=(self.pid, self._root.pid))
+        return left
 
     def _kill(self) -> int | None:
         self.broken = True
@@ -300,14 +303,3 @@ class Keeper(_Link):
             if heard.poll(min(left_s, _LONGEST_POLL_S) * 1000):
                 return False
         return True
-
-
-def _kill_session(session: int) -> None:
-    """Kill what neither a keeper nor the root keeper is there to kill: the processes of the job's session."""
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_bytes().rsplit(b")", 1)[1].split()
-            if int(fields[3]) == session:
-                os.kill(int(path.parent.name), signal.SIGKILL)
-        except (OSError, IndexError):
-            continue

@@ -13,7 +13,8 @@ from sjq.executors.base import Runtime, Task
 
 HANDLER_FOLDER = Path(".sjq") / "lib"
 
-_OF_ONE_JOB = ("SJQ_ATTEMPT", "SJQ_JOB_ID", "SJQ_PARENT_JOB_ID", "SJQ_TOPIC")
+_OF_AN_ATTEMPT = ("SJQ_ATTEMPT", "SJQ_JOB_ID", "SJQ_TOPIC")
+_OF_ONE_JOB = (*_OF_AN_ATTEMPT, "SJQ_PARENT_JOB_ID")
 _NOT_FOR_HANDLERS = ("PYTHONDONTWRITEBYTECODE", "SJQ_BROKER", *_OF_ONE_JOB)
 """Without bytecode every import costs twice as much; the broker's credentials are none of a handler's business; and
 what the job is told that started a worker does not concern the worker's jobs."""
@@ -69,6 +70,11 @@ def environment(task: Task) -> dict[str, str]:
     if task.parent_job_id is not None:
         special["SJQ_PARENT_JOB_ID"] = task.parent_job_id
     return {**task.runtime.environ, **special}
+
+
+def marks(environ: Mapping[str, str]) -> frozenset[bytes]:
+    """Return what tells an attempt's processes from others, as it stands in the environment of each."""
+    return frozenset(os.fsencode(f"{name}={environ[name]}") for name in _OF_AN_ATTEMPT)
 
 
 def recorded_command(runtime: Runtime, root: Path) -> str:

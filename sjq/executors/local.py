@@ -73,7 +73,11 @@ class LocalExecutor(Executor):
         finally:
             killed = self._done(task, slot)
         if left := report.get("left"):
-            _log.warning("%s: %s processes of another user outlive it: we may not kill them", shown(task.job_id), left)
+            _log.warning(
+                "%s: %s of its processes outlive it, which cannot be killed (another user's, or waiting for a device)",
+                shown(task.job_id),
+                left,
+            )
         return _exit(task, report, start_time, clock.monotonic() - started, killed=killed)
 
     def _order(self, task: Task) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import pytest
 from servers import missing
 from unit.waiting import until
 
-from sjq.executors import keepers
+from sjq.executors import keepers, launch, orphans
 from sjq.executors.base import Limits
 from sjq.executors.local import LocalExecutor
 from sjq.states import Reason
@@ -154,15 +154,69 @@ def test_keepers_go_on_without_their_root_and_the_next_job_has_one_again(
     assert neighbour.ends_well()
 
 
-def test_a_keeper_that_is_killed_after_its_root_takes_its_jobs_session_with_it(workshop: Workshop) -> None:
-    task = workshop.task("subprocess.Popen(['sleep', '40']); note('here', os.getppid()); wait_for('never')")
+def test_all_that_a_keeper_leaves_that_is_killed_after_its_root_is_dead_when_run_returns(
+    workshop: Workshop, neighbour: Neighbour
+) -> None:
+    task = workshop.task(TREE)
     running = workshop.start(task)
-    its_keeper = until(lambda: workshop.noted("here"), "the job runs")
+    _, its_keeper = until(lambda: workshop.noted("here"), "the job runs")
+    until(lambda: len(alive(task.job_id)) == 4, "all of it has its environment, which an exec takes away for a moment")
     os.kill(parent(its_keeper), signal.SIGKILL)
     os.kill(its_keeper, signal.SIGKILL)
-    assert running.wait(10).lost
-    until(lambda: not alive(task.job_id), "the session is dead")
-    assert workshop.run("").exit_code == 0
+    end = running.wait(10)
+    assert alive(task.job_id) == []
+    assert (end.lost, end.survivors) == (True, 0)
+    assert neighbour.is_untouched()
+    assert workshop.run("sys.exit(3)").exit_code == 3
+    assert neighbour.ends_well()
+
+
+DETACHED = """
+subprocess.Popen(["sleep", "40"], start_new_session=True)
+bare = subprocess.Popen(["sleep", "40"], start_new_session=True, env={})
+note("bare", bare.pid)
+"""
+KILLS_ITS_KEEPERS = """
+its_keeper = os.getppid()
+root = int(pathlib.Path(f"/proc/{its_keeper}/stat").read_bytes().rsplit(b")", 1)[1].split()[1])
+os.kill(root, signal.SIGKILL)
+os.kill(its_keeper, signal.SIGKILL)
+wait_for("never")
+"""
+
+
+def test_a_job_that_kills_both_of_its_keepers_does_not_escape(workshop: Workshop) -> None:
+    """Nor does what is below it and does not show that it is of the job."""
+    end = workshop.run(f"{DETACHED}\n{KILLS_ITS_KEEPERS}")
+    assert (end.lost, end.survivors) == (True, 0)
+    assert state(workshop.noted("bare")) in ("", "Z")
+
+
+def test_what_is_left_of_a_job_and_cannot_be_killed_is_counted(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(orphans, "_PATIENCE_S", 0.3)
+    monkeypatch.setattr(orphans, "_kill", lambda _: None)
+    task = workshop.task(f"{DETACHED}\n{KILLS_ITS_KEEPERS}")
+    end = workshop.executor.run(task)
+    assert (end.lost, end.survivors) == (True, 3)
+    for pid in (*alive(task.job_id), workshop.noted("bare")):
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: not alive(task.job_id), "they are dead")
+
+
+def test_a_job_of_the_same_name_elsewhere_is_not_taken_for_what_is_left(workshop: Workshop) -> None:
+    """Jobs of other projects on this host may have the same ids; it is below somebody who is not of the job."""
+    task = workshop.task("wait_for('go');" + KILLS_ITS_KEEPERS)
+    running = workshop.start(task)
+    until(lambda: len(alive(task.job_id)) == 1, "the job runs")
+    marks = [f"{name}={value}" for name, value in launch.environment(task).items() if name.startswith("SJQ_")]
+    with subprocess.Popen(["sh", "-c", 'env "$@" sleep 40; true', "sh", *marks], start_new_session=True) as other:
+        until(lambda: len(alive(task.job_id)) == 2, "the other runs")
+        workshop.tell("go")
+        assert running.wait(10).survivors == 0
+        assert [parent(pid) for pid in alive(task.job_id)] == [other.pid]
+        os.killpg(other.pid, signal.SIGKILL)
 
 
 def test_closing_ends_what_keepers_without_a_root_keep(workshop: Workshop) -> None:
@@ -222,7 +276,7 @@ def test_a_stopped_keeper_without_a_root_is_killed_when_the_jobs_time_is_over(wo
     os.kill(parent(parent(started[0])), signal.SIGKILL)
     workshop.tell("go")
     assert running.wait(10).lost
-    until(lambda: not alive(task.job_id), "the session is dead")
+    assert alive(task.job_id) == []
     assert workshop.run("sys.exit(3)").exit_code == 3
 
 

@@ -328,7 +328,7 @@ def test_processes_that_the_keeper_may_not_kill_are_left_and_hold_up_nobody(work
             _, said = worker.communicate(timeout=30)
         finally:
             os.kill(json.loads((workshop.notes / "child").read_text()), signal.SIGKILL)
-    assert (worker.returncode, "1 processes of another user outlive it" in said) == (0, True)
+    assert (worker.returncode, "1 of its processes outlive it, which cannot be killed" in said) == (0, True)
 
 
 # The handler package.

@@ -318,6 +318,21 @@ TREES = (
         "executor/test_keepers.py::test_a_stopped_keeper_without_a_root_is_killed_when_the_jobs_time_is_over[local]",
     ),
     Mutation(
+        "what both keepers of a job leave is killed by its session alone",
+        "executors/orphans.py",
+        "(process.parent in adopters and _has(process.pid, marks))",
+        "False",
+        "executor/test_keepers.py::"
+        "test_all_that_a_keeper_leaves_that_is_killed_after_its_root_is_dead_when_run_returns[local]",
+    ),
+    Mutation(
+        "a job of the same name elsewhere is taken for what keepers left",
+        "executors/orphans.py",
+        "(process.parent in adopters and _has(process.pid, marks))",
+        "_has(process.pid, marks)",
+        "executor/test_keepers.py::test_a_job_of_the_same_name_elsewhere_is_not_taken_for_what_is_left[local]",
+    ),
+    Mutation(
         "a kill that comes after a job's end reaches its keeper",
         "executors/keepers.py",
         "            if self._current is None:\n                return\n",
