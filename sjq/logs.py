@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -12,6 +13,9 @@ SHOWN_BYTES = 64 * 1024
 
 COMPLAINT_BYTES = 4096
 """How far from the end of stderr the last line is looked for; an eighth of it is shown."""
+
+_REFUSED_FILES = f"OSError: [Errno {errno.EMFILE}]"
+"""What follows are the system's words, perhaps in another language."""
 
 
 def shortened(path: Path) -> str:
@@ -37,13 +41,21 @@ def shortened(path: Path) -> str:
 
 def complaint(path: Path) -> str:
     """Return the line of a log that says why a job failed: an exception's, or the last, shortened."""
+    return _complaint(_last_lines(path))[: COMPLAINT_BYTES // 8]
+
+
+def was_refused_files(path: Path) -> bool:
+    """Tell whether a log ends with an exception of Python for want of descriptors, or one that was caused by such."""
+    return any(line.lstrip(" |").startswith(_REFUSED_FILES) for line in _last_lines(path))
+
+
+def _last_lines(path: Path) -> list[str]:
     try:
         with open_plain(path) as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - COMPLAINT_BYTES))
-            lines = file.read().decode("utf-8", "replace").splitlines()
+            return file.read().decode("utf-8", "replace").splitlines()
     except OSError:
-        return ""
-    return _complaint(lines)[: COMPLAINT_BYTES // 8]
+        return []
 
 
 def _complaint(lines: list[str]) -> str:

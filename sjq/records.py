@@ -129,6 +129,10 @@ class Record:
         """Return the line of stderr that says why the attempt failed."""
         return logs.complaint(self.stderr)
 
+    def was_refused_files(self) -> bool:
+        """Tell whether stderr says that the attempt failed since more open files were refused to it."""
+        return logs.was_refused_files(self.stderr)
+
     def seal(self, metadata: Mapping[str, object]) -> None:
         """Complete the attempt's files: after this, only names change."""
         self.folder.mkdir(parents=True, exist_ok=True)  # a handler may have removed it

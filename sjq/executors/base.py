@@ -73,6 +73,16 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OpenFiles:
+    """How many files the processes of an attempt had open, where that is limited."""
+
+    most: int
+    """That one process was seen to have at once; one that ends quickly is seen by nobody."""
+    limit: int
+    """How many each may have."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Breach:
     """A limit for which an attempt was ended."""
 
@@ -99,6 +109,8 @@ class Exit:
     """`kill` was called for it, whatever the process made of that."""
     breach: Breach | None = None
     """Why it was ended before its time; None when it ended by itself, or `kill` was called before."""
+    open_files: OpenFiles | None = None
+    """None where they are not limited, or nobody knows. More of them are refused, and end nothing."""
     survivors: int = 0
     """How many processes of it live on, since they cannot be killed: another user started them, mostly."""
     error: str | None = None

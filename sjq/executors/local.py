@@ -16,7 +16,7 @@ import msgspec
 from sjq import clock
 from sjq.errors import EnvironmentFailed
 from sjq.executors import launch
-from sjq.executors.base import Executor, Exit, Runtime, Task, Usage
+from sjq.executors.base import Executor, Exit, OpenFiles, Runtime, Task, Usage
 from sjq.executors.breaches import breach_of
 from sjq.executors.keepers import Keeper, Keepers
 from sjq.executors.runtimes import Runtimes
@@ -162,11 +162,14 @@ class LocalExecutor(Executor):
 def _exit(task: Task, report: dict[str, Any], start_time: float, elapsed_s: float, *, killed: bool) -> Exit:
     if "error" in report:
         raise EnvironmentFailed(f"its process could not be started: {report['error']}")
-    code = number = usage = breach = None
+    code = number = usage = breach = open_files = None
     if "lost" not in report:
         ended = os.waitstatus_to_exitcode(report["status"])
         code, number = (ended, None) if ended >= 0 else (None, -ended)
         usage = msgspec.convert({name: report[name] for name in ("max_rss_bytes", "user_s", "system_s")}, type=Usage)
+        if report["open_files"]:
+            most, limit = report["open_files"]
+            open_files = OpenFiles(most=most, limit=limit)
         breach = breach_of(task.limits, report, ended, killed=killed)
     return Exit(
         exit_code=code,
@@ -177,6 +180,7 @@ def _exit(task: Task, report: dict[str, Any], start_time: float, elapsed_s: floa
         usage=usage,
         killed=killed,
         breach=breach,
+        open_files=open_files,
         survivors=report["left"],
         error=report.get("lost"),
         lost="lost" in report,

@@ -26,20 +26,25 @@ Excess = tuple[str, float]
 
 
 class Gauge:
-    """Watches what is limited of all processes below this one: memory, processor time, their number.
+    """Watches what is limited of all processes below this one: memory, processor time, number, open files of each.
 
     The kernel has no limit for a tree of processes but those of cgroups, which not everybody may use. Its limits for
-    one process fit processor time; memory they count by addresses, of which a sound program may have any number.
+    one process fit processor time; memory they count by addresses, of which a sound program may have any number. More
+    files than a process may have open the kernel refuses, and tells that nobody else: here they are only counted.
     """
 
     def __init__(self, limits: Mapping[str, float | None], leader: int) -> None:
         self._memory, self._cpu_s, self._processes = (limits[name] for name in ("memory_bytes", "cpu_s", "processes"))
         self._enough = math.inf if self._processes is None else self._processes + 1
         """How many processes are too many: of a tree that grows without end it is no use to count all."""
+        self._counts_files = limits["open_files"] is not None
+        self.most_files = 0
+        """The most that one process was seen to have open, where that is limited."""
         self._seen = {leader}
         self.due_at: float | None = None
         """When the next look is due, by the monotonic clock; None when nothing is limited."""
-        if (self._memory, self._cpu_s, self._processes) != (None, None, None) and sys.platform == "linux":
+        watched = (self._memory, self._cpu_s, self._processes) != (None, None, None) or self._counts_files
+        if watched and sys.platform == "linux":
             self.due_at = time.monotonic() + LOOK_S
         if self._processes is not None:
             come_first(True)  # until the sweep at the job's end
@@ -68,6 +73,8 @@ class Gauge:
             spent_s = reaped_s + sum(map(_cpu_s, pids))
             if spent_s > self._cpu_s:
                 return "cpu", spent_s
+        if self._counts_files:
+            self.most_files = max(self.most_files, *map(_open_files, pids), 0)
         return None
 
     def _memory_of(self, pids: list[int], limit: float) -> int:
@@ -94,6 +101,14 @@ def _read(pid: int, name: str) -> bytes:
         return b""
     finally:
         os.close(file)
+
+
+def _open_files(pid: int) -> int:
+    """Return how many files a process has open; 0 when it is gone, or not ours to look at."""
+    try:
+        return len(os.listdir(f"/proc/{pid}/fd"))
+    except OSError:
+        return 0
 
 
 def _resident(pid: int) -> int:

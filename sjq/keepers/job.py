@@ -52,7 +52,7 @@ class Job:
         self._timeout_at = math.inf if limits["timeout_s"] is None else self._began + limits["timeout_s"]
         self._gauge = Gauge(limits, self.pid)
         self._cpu_s = limits["cpu_s"]  # of which the kernel's own limit, for each process, is a net below ours
-        _set_limits(self.pid, limits)
+        self._files_limit = _set_limits(self.pid, limits)
 
     def reap(self) -> bool:
         """Collect children that have ended; tell whether none is left."""
@@ -70,6 +70,11 @@ class Job:
             self.max_rss_bytes = max(self.max_rss_bytes, used.ru_maxrss * (1024 if sys.platform == "linux" else 1))
             self.user_s += used.ru_utime
             self.system_s += used.ru_stime
+
+    @property
+    def open_files(self) -> tuple[int, int] | None:
+        """The most that one of its processes was seen to have open, and how many each may; None for no limit."""
+        return None if self._files_limit is None else (self._gauge.most_files, self._files_limit)
 
     @property
     def stopping(self) -> bool:
@@ -120,13 +125,14 @@ class Job:
         return len(sweep(lambda: [] if self.reap() else children(me) or [self.pid], patience_s=_FOREIGN_S))
 
 
-def _set_limits(pid: int, limits: Mapping[str, float | None]) -> None:
+def _set_limits(pid: int, limits: Mapping[str, float | None]) -> int | None:
     """Have the kernel limit each process of the job on its own, and take them before others when memory runs out.
 
+    Return how many files each may have open, which may be less than was asked for; None for no limit of ours.
     They run already, but are still being loaded. Where one of this fails, the job has ended, or may not be looked at.
     """
     if sys.platform != "linux":
-        return
+        return None
     try:
         file = os.open(f"/proc/{pid}/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
         try:
@@ -135,13 +141,15 @@ def _set_limits(pid: int, limits: Mapping[str, float | None]) -> None:
             os.close(file)
     except OSError:
         pass
+    files_limit = None
     if limits["open_files"] is not None or limits["cpu_s"] is not None:
         import resource
 
         if (files := limits["open_files"]) is not None:
-            _limit(pid, resource.RLIMIT_NOFILE, files, files)
+            files_limit = _limit(pid, resource.RLIMIT_NOFILE, files, files)
         if (cpu_s := limits["cpu_s"]) is not None:
             _limit(pid, resource.RLIMIT_CPU, math.ceil(cpu_s) + 1, math.ceil(cpu_s) + 2)
+    return files_limit
 
 
 @cache
@@ -151,14 +159,18 @@ def _oom_score() -> bytes:
         return b"%d" % min(1000, int(ours.read()) + _OOM_SCORE)
 
 
-def _limit(pid: int, which: int, soft: float, hard: float) -> None:
+def _limit(pid: int, which: int, soft: float, hard: float) -> int | None:
+    """Return the limit that a process has from now on; None when it has ended, or may not be limited by us."""
     import resource
 
-    if sys.platform == "linux":
-        try:
-            _, most = resource.prlimit(pid, which)
-            if most == resource.RLIM_INFINITY:
-                most = sys.maxsize
-            resource.prlimit(pid, which, (int(min(soft, most)), int(min(hard, most))))
-        except OSError:
-            return
+    if sys.platform != "linux":
+        return None
+    try:
+        _, most = resource.prlimit(pid, which)
+        if most == resource.RLIM_INFINITY:
+            most = sys.maxsize
+        soft = int(min(soft, most))
+        resource.prlimit(pid, which, (soft, int(min(hard, most))))
+    except OSError:
+        return None
+    return soft

@@ -7,6 +7,7 @@ Lines of JSON on the worker's socket:
     <- {"pid": n}                                  the job's process, which leads a session of its own
     <- {"status": n, "max_rss_bytes": n, "user_s": s, "system_s": s,
         "left": processes that we may not kill, "excess": null or [limit, measured],
+        "open_files": null or [the most that one process was seen to have, how many each may],
         "oom_kills": how many processes the kernel killed meanwhile for want of memory}
     <- {"error": text}                             it could not be started
 
@@ -84,6 +85,7 @@ class Keeper:
                 "system_s": job.system_s,
                 "left": left,
                 "excess": job.excess,
+                "open_files": job.open_files,
                 "oom_kills": self.oom_kills.count() - before,
             }
         )

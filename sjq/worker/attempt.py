@@ -116,6 +116,7 @@ class Attempts:
                 copies_in=record.folder,
                 max_output=policy.max_output,
                 complaint=record.complaint(),
+                refused_files=end.open_files is not None and record.was_refused_files(),
             )
         except NoRoom as error:
             if lease.interruptions < MOST_EXCUSES:

@@ -10,7 +10,7 @@ from typing import Annotated
 import msgspec
 
 from sjq.errors import MessageError, UsageError
-from sjq.executors.base import Breach, Exit
+from sjq.executors.base import Breach, Exit, OpenFiles
 from sjq.jobs import MOST_HOPS, MOST_NEXT_JOBS, Message, check_topic, json_fault
 from sjq.large import MOST_BYTES_OF_JOBS, Content, check_utf8
 from sjq.outcomes import Outcome, failed, succeeded, timedout
@@ -77,13 +77,15 @@ def judge(
     copies_in: Path,
     max_output: int,
     complaint: str = "",
+    refused_files: bool = False,
 ) -> Outcome:
     """Return the outcome of an attempt whose process ended.
 
     Attachments of next jobs are read relative to `root`, and copied; what is large of them `copies_in` this folder.
-    `complaint` is the line of stderr that says why, as far as can be told. Raises NoRoom for what cannot be copied.
+    `complaint` is the line of stderr that says why, as far as can be told, and `refused_files` is whether an exception
+    there is for want of descriptors. Raises NoRoom for what cannot be copied.
     """
-    if bad_end := _bad_end(end, read_output, complaint):
+    if bad_end := _bad_end(end, read_output, complaint, refused_files):
         return bad_end
     try:
         return succeeded(_next_jobs(message, _read(read_output, max_output), root, copies_in))
@@ -91,7 +93,7 @@ def judge(
         return failed(Reason.OUTPUT, str(error))
 
 
-def _bad_end(end: Exit, read_output: ReadOutput, complaint: str) -> Outcome | None:
+def _bad_end(end: Exit, read_output: ReadOutput, complaint: str, refused_files: bool) -> Outcome | None:
     """Return the outcome of a process that did not end well; all that counts of its output is a wish."""
     if end.error is not None:
         return failed(Reason.LOST, end.error)
@@ -100,8 +102,22 @@ def _bad_end(end: Exit, read_output: ReadOutput, complaint: str) -> Outcome | No
     if end.signal is not None:
         return failed(Reason.SIGNAL, f"killed by {_signal_name(end.signal)}")
     if end.exit_code:
-        return _ended_badly(end.exit_code, _wish(read_output), complaint)
+        files = _files_limit(end.open_files, refused_files) if end.exit_code != EXIT_TEMPFAIL else ""
+        return _ended_badly(end.exit_code, _wish(read_output), complaint, files)
     return None
+
+
+def _files_limit(files: OpenFiles | None, refused: bool) -> str:
+    """Return the sentence of a limit of open files into which a process ran; an empty text when none did.
+
+    One that dies of it at once was not seen by who counts them, but has said so: it had as many as it may.
+    """
+    if files is None or (files.most < files.limit and not refused):
+        return ""
+    most = max(files.most, files.limit)
+    return (
+        f"one of its processes had {most} files open, and open files are limited to {files.limit} for each (open_files)"
+    )
 
 
 def _ended_by(breach: Breach) -> Outcome:
@@ -116,7 +132,7 @@ def _wish(read_output: ReadOutput) -> _Wishes:
         return _Wishes()
 
 
-def _ended_badly(code: int, wishes: _Wishes, complaint: str) -> Outcome:
+def _ended_badly(code: int, wishes: _Wishes, complaint: str, limit: str) -> Outcome:
     if wishes.fail is not None:
         return failed(
             Reason.EXIT, wishes.fail.why[:MOST_OF_WHY] or f"exit code {code}: the handler gave up", final=True
@@ -125,7 +141,8 @@ def _ended_badly(code: int, wishes: _Wishes, complaint: str) -> Outcome:
         why = f"it asked for another try{wishes.retry.why and f': {wishes.retry.why[:MOST_OF_WHY]}'}"
         return failed(Reason.EXIT, why, delay_s=wishes.retry.after)
     asks = ", which asks for another try" if code == EXIT_TEMPFAIL else ""
-    return failed(Reason.EXIT, f"exit code {code}{asks}{complaint and f': {complaint}'}")
+    how = f"exit code {code}{asks}{complaint and f': {complaint}'}"
+    return failed(Reason.LIMIT, f"{limit}; it ended by {how}") if limit else failed(Reason.EXIT, how)
 
 
 def _signal_name(number: int) -> str:

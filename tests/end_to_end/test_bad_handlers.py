@@ -73,6 +73,39 @@ def test_every_way_to_fail_has_its_reason_and_none_stops_the_worker(project: Pro
     assert all(job_id in listed for job_id in jobs.values())
 
 
+OPENS = "files = [open('/dev/null') for _ in range(100)]"
+HEAD = "import contextlib, sjq, sys\n@sjq.job\ndef f(data):\n    "
+REFUSED_FILES = {
+    "raises": f"{HEAD}{OPENS}",
+    "closes what it had": f"{HEAD}with contextlib.ExitStack() as stack:\n"
+    "        [stack.enter_context(open('/dev/null')) for _ in range(100)]",
+    "raises something else": f"{HEAD}try:\n        {OPENS}\n    except OSError as error:\n"
+    "        raise RuntimeError('no table') from error",
+    "never heard of sjq": OPENS,
+}
+
+
+def test_a_limit_of_open_files_is_named_however_quickly_its_job_dies_of_it(project: Project) -> None:
+    topics = {f"t{number}": script for number, script in enumerate(REFUSED_FILES.values())}
+    copes = f"{HEAD}try:\n        {OPENS}\n    except OSError:\n        return 'well'"
+    limits = {"open_files": 40}
+    project.configure(topics={"copes": limits, **dict.fromkeys(topics, limits)})
+    jobs = {}
+    for topic, script in {"copes": copes, **topics}.items():
+        project.topic(topic, script)
+        jobs[topic] = project.create(topic, 1)
+    project.burst()
+    assert project.metadata(jobs.pop("copes"))["state"] == "succeeded"
+    for topic, job_id in jobs.items():
+        reason = project.metadata(job_id)["reason"]
+        assert reason["code"] == "limit", (topics[topic], reason)
+        sentence = (
+            "one of its processes had 40 files open, and open files are limited to 40 for each (open_files); "
+            "it ended by exit code 1: "
+        )
+        assert reason["why"].startswith(sentence), reason
+
+
 def test_a_handler_that_removes_the_records_fails_and_is_recorded(project: Project) -> None:
     project.topic("t", "import shutil\nshutil.rmtree('job_data')")
     job_id = project.create("t", 1)

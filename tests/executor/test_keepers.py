@@ -468,7 +468,7 @@ def switches(pid: int) -> int:
 
 def test_keepers_do_nothing_while_nothing_happens(workshop: Workshop) -> None:
     root = root_of(workshop)
-    task = workshop.task("note('here', os.getppid()); wait_for('go')", limits=Limits(timeout_s=60, open_files=200))
+    task = workshop.task("note('here', os.getppid()); wait_for('go')", limits=Limits(timeout_s=60))
     running = workshop.start(task)
     its_keeper = until(lambda: workshop.noted("here"), "the job runs")
     time.sleep(0.1)  # to fall asleep

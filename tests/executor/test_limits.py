@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 from unit.waiting import until
 
-from sjq.executors.base import Limits
+from sjq.executors.base import Limits, OpenFiles
+from sjq.logs import was_refused_files
 from sjq.states import Reason
 
 from .workshop import Neighbour, Workshop, alive
@@ -449,5 +450,56 @@ def test_more_files_than_a_process_may_have_open_are_refused_to_it(workshop: Wor
     )
     end = workshop.executor.run(task)
     assert (end.exit_code, end.breach) == (1, None)
+    assert end.open_files
+    assert end.open_files.limit == 32
     assert workshop.noted("limits") == [32, 32]
     assert "Too many open files" in task.stderr.read_text()
+    assert was_refused_files(task.stderr)
+
+
+FULL = """
+files = []
+try:
+    while True:
+        files.append(open("/dev/null"))
+except OSError:
+    time.sleep(0.5)  # time to be seen
+"""
+
+
+@pytest.mark.parametrize("code", [0, 3])
+@pytest.mark.parametrize("which", ["it", "a child"])
+def test_the_most_files_that_a_process_has_open_are_told_and_end_nothing(
+    workshop: Workshop, which: str, code: int
+) -> None:
+    wait = "if os.fork():\n    os.wait()\n    os._exit({code})\n" if which == "a child" else ""
+    end = workshop.run(f"{wait.format(code=code)}{FULL}\nos._exit({code})", limits=Limits(open_files=40))
+    assert (end.exit_code, end.breach, end.open_files) == (code, None, OpenFiles(most=40, limit=40))
+
+
+def test_files_are_counted_for_each_process(workshop: Workshop) -> None:
+    end = workshop.run(
+        """
+        if not (child := os.fork()):
+            os.fork()
+        files = [open("/dev/null") for _ in range(20)]
+        time.sleep(0.3)  # time to be seen
+        """,
+        limits=Limits(open_files=40),
+    )
+    assert end.open_files
+    assert 23 <= end.open_files.most <= 30
+
+
+def test_nobody_counts_files_that_are_not_limited(workshop: Workshop) -> None:
+    end = workshop.run("time.sleep(0.1)", limits=Limits(memory_bytes=10**10, processes=20))
+    assert end.open_files is None
+
+
+def test_a_limit_above_that_of_the_system_is_that_of_the_system(workshop: Workshop) -> None:
+    import resource
+
+    end = workshop.run("time.sleep(0.1)", limits=Limits(open_files=10**40))
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    assert end.open_files
+    assert end.open_files.limit == (sys.maxsize if most == resource.RLIM_INFINITY else most)

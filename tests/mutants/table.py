@@ -318,6 +318,13 @@ TREES = (
         "executor/test_keepers.py::test_a_stopped_keeper_without_a_root_is_killed_when_the_jobs_time_is_over[local]",
     ),
     Mutation(
+        "a job that dies of the files it was refused names no limit",
+        "worker/judgement.py",
+        "if files is None or (files.most < files.limit and not refused):",
+        "if files is None or files.most < files.limit:",
+        "end_to_end/test_bad_handlers.py::test_a_limit_of_open_files_is_named_however_quickly_its_job_dies_of_it",
+    ),
+    Mutation(
         "what both keepers of a job leave is killed by its session alone",
         "executors/orphans.py",
         "(process.parent in adopters and _has(process.pid, marks))",

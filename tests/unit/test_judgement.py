@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace as changed
 
-from sjq.executors.base import Breach, Exit
+from sjq.executors.base import Breach, Exit, OpenFiles
 from sjq.jobs import MOST_HOPS, MOST_NEXT_JOBS, Message, new_message
 from sjq.outcomes import Outcome
 from sjq.plain_file import TooLarge, read_plain
@@ -131,6 +131,54 @@ def test_a_limit_decides_before_what_the_process_made_of_it(
     outcome = judge(MESSAGE, breached, unread, NOWHERE, copies_in=NOWHERE, max_output=MOST, complaint="Terminated")
     state = State.TIMEDOUT if reason is Reason.TIMEOUT else State.FAILED
     assert outcome == Outcome(state=state, reason=reason, why="it was too much")
+
+
+@pytest.mark.parametrize(
+    ("most", "refused", "code", "reason"),
+    [
+        (40, False, 1, Reason.LIMIT),
+        (12, True, 1, Reason.LIMIT),
+        (39, False, 1, Reason.EXIT),
+        (40, True, 75, Reason.EXIT),
+        (40, True, 0, None),
+    ],
+)
+def test_files_that_were_refused_are_why_an_exit_code_is_none_of_0(
+    most: int, refused: bool, code: int, reason: Reason | None
+) -> None:
+    """Whoever asks for another try knows what to do about it."""
+    limited = replace(end(code), open_files=OpenFiles(most=most, limit=40))
+    outcome = judge(
+        MESSAGE,
+        limited,
+        lambda _: b'{"data": 1}',
+        NOWHERE,
+        copies_in=NOWHERE,
+        max_output=MOST,
+        complaint="OSError: no",
+        refused_files=refused,
+    )
+    assert outcome.reason is reason
+    if reason is Reason.LIMIT:
+        assert outcome.why == (
+            "one of its processes had 40 files open, and open files are limited to 40 for each (open_files); "
+            "it ended by exit code 1: OSError: no"
+        )
+
+
+def test_a_handler_that_gave_up_for_want_of_files_has_its_word(tmp_path: Path) -> None:
+    limited = replace(end(1), open_files=OpenFiles(most=40, limit=40))
+    outcome = judge(
+        MESSAGE, limited, lambda _: b'{"fail": {"why": "no"}}', tmp_path, copies_in=tmp_path, max_output=MOST
+    )
+    assert (outcome.reason, outcome.why, outcome.final) == (Reason.EXIT, "no", True)
+
+
+def test_files_that_are_refused_where_they_are_not_limited_name_no_limit() -> None:
+    outcome = judge(
+        MESSAGE, end(1), unwritten, NOWHERE, copies_in=NOWHERE, max_output=MOST, complaint="x", refused_files=True
+    )
+    assert (outcome.reason, outcome.why) == (Reason.EXIT, "exit code 1: x")
 
 
 def test_an_output_that_is_too_large_is_not_read(tmp_path: Path) -> None:
