@@ -1,7 +1,8 @@
-"""Servers that answer, but cannot serve: full, read-only, busy."""
+"""Servers that answer, but cannot serve: full, read-only, busy, loading, without a disk."""
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack, closing, suppress
@@ -82,6 +83,59 @@ def _is_created(broker: Broker, job_id: str) -> bool:
     except BrokerDown:
         return False
     return True
+
+
+def test_a_server_that_loads_its_data_is_waited_for(tmp_path: Path) -> None:
+    """A key takes so long to load here that the whole takes a second."""
+    slow = ("--key-load-delay", "10000", "--loading-process-events-interval-bytes", "1024")
+    with Server("redis", *slow) as server, ExitStack() as stack:
+        config = Config(root=tmp_path, job_data=tmp_path, broker=server.url)
+        broker = stack.enter_context(closing(open_broker(config)))
+        patient = stack.enter_context(closing(open_broker(config, patience_s=20)))
+        for number in range(100):
+            create(broker, f"a-{number:02}")
+        stack.enter_context(closing(server.client())).save()
+        server.end(signal.SIGKILL)
+        back = threading.Thread(target=server.start)
+        back.start()
+        until(lambda: "loading" in _why_down(broker), 10, "an answer while it loads")
+        create(patient, "b")
+        back.join()
+        assert Hand(broker).drain() == [*(f"a-{number:02}" for number in range(100)), "b"]
+
+
+def _why_down(broker: Broker) -> str:
+    try:
+        STEPS["get"](broker)
+    except BrokerDown as error:
+        return str(error)
+    return ""
+
+
+def test_a_server_whose_snapshots_fail_takes_nothing_until_they_do_not(
+    server: Server, sjq: Broker, outside: Wire
+) -> None:
+    create(sjq, "a")
+    outside.plain("CONFIG", "SET", "save", "3600 1")
+    in_its_place = server.folder / "dump.rdb"
+    in_its_place.mkdir()
+    try:
+        _snapshot(server)
+        for name in ("create", "take", "heartbeat", "lock"):
+            with pytest.raises(BrokerDown, match=r"cannot serve now: .*MISCONF|cannot serve now: .*snapshot"):
+                STEPS[name](sjq)
+        assert waiting(sjq) == ["a"]
+    finally:
+        in_its_place.rmdir()
+        _snapshot(server)
+        outside.plain("CONFIG", "SET", "save", "")
+    assert Hand(sjq).drain() == ["a"]
+
+
+def _snapshot(server: Server) -> None:
+    with closing(server.client()) as client:
+        client.bgsave()
+        until(lambda: not client.info("persistence")["rdb_bgsave_in_progress"], 10, "the end of a snapshot")
 
 
 def test_a_server_that_is_busy_with_somebody_elses_script_cannot_serve(
