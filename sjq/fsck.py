@@ -136,7 +136,7 @@ class Fsck:
             elif is_gone(holder.facts):
                 finding = Finding(
                     code="lock",
-                    where=f"lock:{holder.topic}",
+                    where=f"lock:{shown(holder.topic)}",
                     what=f"is held by worker {shown(holder.worker)}, which is gone",
                     repair="the topic is free",
                 )
@@ -183,8 +183,11 @@ class Fsck:
                 yield Finding(code="endless", where=shown(name), what=what, repair=None, job_id=id_of(name))
         for name, _ in self._job_data.written("metadata.json"):
             if not self._job_data.is_readable(name) and self._job_data.has_metadata(name):
-                what = "cannot be read as metadata: restore it, or remove it"
+                what = "cannot be read as metadata of this job: restore it, or remove it"
                 yield Finding(code="unreadable", where=f"{shown(name)}-metadata.json", what=what, repair=None)
+        for file in self._job_data.foreign():
+            what = "is named like a file of a job, and no job has such a name: a handler's; look at it, then remove it"
+            yield Finding(code="foreign", where=shown(file), what=what, repair=None)
 
     def _is_known(self, name: str) -> bool:
         """Tell whether the broker knows the job whose files have this name."""

@@ -5,13 +5,14 @@ Beside `records`, which has the files of one job, the only writer there.
 
 from __future__ import annotations
 
+import codecs
 import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 from sjq.jobs import id_to_bytes
-from sjq.records import KEPT_OF_LONG_NAME, KINDS, id_of, read_metadata, remove
+from sjq.records import KEPT_OF_LONG_NAME, KINDS, id_of, is_name, name_in, read_metadata, remove
 
 _TICK_S = 0.05
 """What the clock of a file system may be coarse by."""
@@ -32,11 +33,23 @@ class JobData:
         try:
             with os.scandir(self.folder) as entries:
                 for entry in entries:
-                    if entry.name.endswith(ending):
+                    name = entry.name.removesuffix(ending)
+                    if name != entry.name and is_name(name):
                         try:
-                            yield entry.name.removesuffix(ending), entry.stat().st_mtime
-                        except FileNotFoundError:
+                            yield name, entry.stat().st_mtime
+                        except OSError:
                             continue  # taken away, or a link to nowhere
+        except FileNotFoundError:
+            return
+
+    def foreign(self) -> Iterator[str]:
+        """Yield the files that are named as those of a job, and that no job can have: handlers left them."""
+        try:
+            with os.scandir(self.folder) as entries:
+                for entry in entries:
+                    name = name_in(entry.name)
+                    if name is not None and not is_name(name):
+                        yield entry.name
         except FileNotFoundError:
             return
 
@@ -54,8 +67,8 @@ class JobData:
         return os.path.lexists(self._path(name, "metadata.json"))
 
     def is_readable(self, name: str) -> bool:
-        """Tell whether a record's metadata is somebody's."""
-        return read_metadata(self._path(name, "metadata.json")) is not None
+        """Tell whether a record's metadata is that job's."""
+        return read_metadata(self._path(name, "metadata.json"), name) is not None
 
     def take_away(self, name: str, *, since: float) -> bool:
         """Remove a record; False when its input was written `since` then: a new attempt of the job has begun.
@@ -83,8 +96,8 @@ def beginning_of_id(name: str) -> str:
         return job_id
     kept = name[:KEPT_OF_LONG_NAME]
     whole = kept[: kept.rfind("%")] if "%" in kept[-2:] else kept
-    beginning = id_of(whole) or ""
-    return id_to_bytes(beginning).decode("utf-8", "ignore")
+    # Of a character that is cut off nothing counts; bytes that are no text at all stay as they are.
+    return codecs.getincrementaldecoder("utf-8")("surrogateescape").decode(id_to_bytes(id_of(whole) or ""))
 
 
 def _size(path: Path) -> int:

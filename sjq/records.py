@@ -20,13 +20,12 @@ import shutil
 import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from sjq import logs
+from sjq import clock, logs
 from sjq.jobs import Lease, id_from_bytes, id_to_bytes
 from sjq.large import Content
 from sjq.logs import SHOWN_BYTES
@@ -39,15 +38,22 @@ KINDS = ("input.json", "attachment.bin", "output.json", "metadata.json", "stdout
 _OF_ATTEMPT = ("output.json", "stdout.log", "stderr.log", "metadata.json")
 """What an attempt seals, in the order in which it is published: the metadata last, which says that all is there."""
 
+_MOST_METADATA_BYTES = 64 << 20
+"""Far more than any has; what is larger is nobody's, and must not fill the memory of who looks."""
+
 _SAFE = re.compile(rb"[A-Za-z0-9._-]")
+_PLAIN = re.compile(rf"[A-Za-z0-9_-][A-Za-z0-9._-]{{0,{LONGEST_NAME_BYTES - 1}}}")
+_LONG = re.compile(rf"[A-Za-z0-9._%-]{{{KEPT_OF_LONG_NAME}}}~[a-z2-7]{{52}}")
 _ANY_DIGEST = "[a-z2-7]" * 16
 _FILE = re.compile(
-    rf"(?P<name>.+)-(?P<kind>{'|'.join(map(re.escape, KINDS))})(?:\.(?P<digest>[a-z2-7]{{16}})(?:\.part)?)?"
+    rf"(?P<name>.+)-(?P<kind>{'|'.join(map(re.escape, KINDS))})(?:\.(?P<digest>[a-z2-7]{{16}})(?:\.part)?)?", re.DOTALL
 )
 
 
 def file_name(job_id: str) -> str:
     """Return the name under which a job's files stand: no two ids share one, and none leaves the folder."""
+    if _PLAIN.fullmatch(job_id):
+        return job_id
     raw = id_to_bytes(job_id)
     escaped = "".join(chr(byte) if _SAFE.match(bytes([byte])) else f"%{byte:02X}" for byte in raw)
     if escaped.startswith("."):
@@ -59,15 +65,27 @@ def file_name(job_id: str) -> str:
 
 
 def id_of(name: str) -> str | None:
-    """Undo `file_name`, where that can be undone."""
-    if "~" in name:
-        return None
-    return id_from_bytes(re.sub(rb"%([0-9A-F]{2})", lambda match: bytes([int(match[1], 16)]), name.encode()))
+    """Undo `file_name`, where that can be undone: None for the name of a long id, and for what is the name of none."""
+    if _PLAIN.fullmatch(name):
+        return name
+    job_id = id_from_bytes(re.sub(rb"%([0-9A-F]{2})", lambda found: bytes([int(found[1], 16)]), id_to_bytes(name)))
+    return job_id if job_id and "\0" not in job_id and file_name(job_id) == name else None
+
+
+def is_name(name: str) -> bool:
+    """Tell whether the files of some job can have this name. Handlers leave files of all names in `job_data/`."""
+    return id_of(name) is not None or _LONG.fullmatch(name) is not None
+
+
+def name_in(file: str) -> str | None:
+    """Return the part of a file's name that should be a job's; None for a file that is none of a record."""
+    found = _FILE.fullmatch(file)
+    return found["name"] if found else None
 
 
 def digest_of(fence: str) -> str:
     """Return what stands for a fence in file names."""
-    return base64.b32encode(hashlib.sha256(fence.encode()).digest()[:10]).decode().lower()
+    return base64.b32encode(hashlib.sha256(id_to_bytes(fence)).digest()[:10]).decode().lower()
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +200,7 @@ class Record:
 
         The numbers of attempts do not tell: they begin again for an id that was forgotten and pushed once more.
         """
-        theirs = read_metadata(published) or {"attempts": []}
+        theirs = read_metadata(published, self.name) or {"attempts": []}
         return any(digest_of(str(earlier.get("fence"))) == self.digest for earlier in theirs["attempts"])
 
     def discard(self) -> None:
@@ -239,7 +257,7 @@ class Records:
 
     def metadata(self, job_id: str) -> dict[str, Any] | None:
         """Return a job's published metadata, or None when this host has none."""
-        return read_metadata(self.folder / f"{file_name(job_id)}-metadata.json")
+        return self.by_name(file_name(job_id))
 
     def read(self, job_id: str, kind: str) -> bytes | None:
         """Return a published file of a job, or None when there is none."""
@@ -273,7 +291,7 @@ class Records:
 
     def by_name(self, name: str) -> dict[str, Any] | None:
         """Return the metadata that stands under a file name."""
-        return read_metadata(self.folder / f"{name}-metadata.json")
+        return read_metadata(self.folder / f"{name}-metadata.json", name)
 
     def unpublished(self) -> Iterator[Unpublished]:
         """Yield every attempt that has files of its own, which none has once it is published."""
@@ -282,12 +300,12 @@ class Records:
             with os.scandir(self.folder) as entries:
                 for entry in entries:
                     match = _FILE.fullmatch(entry.name)
-                    if match and match["digest"]:
+                    if match and match["digest"] and is_name(match["name"]):
                         attempts.add((match["name"], match["digest"]))
         except FileNotFoundError:
             return
         for name, digest in sorted(attempts):
-            metadata = read_metadata(self.folder / f"{name}-metadata.json.{digest}")
+            metadata = read_metadata(self.folder / f"{name}-metadata.json.{digest}", name)
             known = metadata or self.by_name(name)  # a long id cannot be told from its name
             job_id = str(known["job_id"]) if known else id_of(name)
             worker = str((metadata or {}).get("worker", ""))
@@ -295,7 +313,8 @@ class Records:
 
     def is_sealed(self, attempt: Unpublished) -> bool:
         """Tell whether an attempt is sealed now; it may have been since it was listed."""
-        return read_metadata(self.folder / f"{attempt.name}-metadata.json.{attempt.digest}") is not None
+        own = self.folder / f"{attempt.name}-metadata.json.{attempt.digest}"
+        return read_metadata(own, attempt.name) is not None
 
     def publish(self, attempt: Unpublished) -> None:
         """Publish what a worker sealed, but did not live to publish."""
@@ -338,7 +357,7 @@ class _Metadata(msgspec.Struct):
     topic: str
     state: State
     attempt: int
-    end_time: datetime
+    end_time: str
     elapsed_time: float
     queued_time: float | None
     exit_code: int | None
@@ -354,13 +373,14 @@ class _Metadata(msgspec.Struct):
     attempts: list[dict[str, Any]]
 
 
-def read_metadata(path: Path) -> dict[str, Any] | None:
-    """Return what a metadata file holds, or None when that is nobody's record."""
+def read_metadata(path: Path, name: str) -> dict[str, Any] | None:
+    """Return what a metadata file holds, or None when that is not of the job whose files have this name."""
     try:
-        text = read_plain(path, follow=True)
-        msgspec.json.decode(text, type=_Metadata)
-        return msgspec.json.decode(text, type=dict[str, Any])
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        text = read_plain(path, follow=True, most=_MOST_METADATA_BYTES)
+        found = msgspec.json.decode(text, type=_Metadata)
+        clock.from_rfc3339(found.end_time)
+        return msgspec.json.decode(text, type=dict[str, Any]) if file_name(found.job_id) == name else None
+    except (OSError, ValueError, RecursionError):
         return None
 
 
@@ -368,7 +388,7 @@ def _modified(path: Path) -> float:
     """Return when a file was written last; one that was published meanwhile stands behind all others."""
     try:
         return path.stat().st_mtime
-    except FileNotFoundError:
+    except OSError:  # or it is a link that leads nowhere
         return 0.0
 
 

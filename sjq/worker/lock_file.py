@@ -15,11 +15,13 @@ from pathlib import Path
 
 from sjq import identity
 from sjq.jobs import LONGEST_ID_BYTES
+from sjq.plain_file import read_plain
 
 LOCK_FILE = "lock_file"
 """The fact under which a worker tells where its lock file is."""
 
 _ENTRY = LONGEST_ID_BYTES + 1
+_MOST_BYTES = 64 << 20
 
 
 class LockFile:
@@ -67,9 +69,11 @@ def abandoned(folder: Path) -> Iterator[Abandoned]:
     for path in sorted(folder.glob("*.lock")):
         if processes_gone(path):
             try:
-                content = path.read_bytes()
+                content = read_plain(path, most=_MOST_BYTES)
             except FileNotFoundError:
                 continue
+            except OSError:
+                content = b""  # a handler's: a pipe would never end
             entries = (content[start : start + _ENTRY].rstrip(b"\0") for start in range(0, len(content), _ENTRY))
             yield Abandoned(path, tuple(entry.decode("utf-8", "replace") for entry in entries if entry))
 

@@ -53,9 +53,24 @@ def test_published_files_of_a_kind_are_found_and_attempts_own_are_not(folder: Jo
     assert set(folder.written("metadata.json")) == {("b", LONG_AGO)}
 
 
+def test_links_that_lead_nowhere_are_no_files(folder: JobData) -> None:
+    (folder.folder / "a-input.json").symlink_to("a-input.json")
+    (folder.folder / "b-input.json").symlink_to(put(folder, "file") / "beyond")
+    assert list(folder.written("input.json")) == []
+
+
+def test_files_with_names_that_no_job_has_are_told(folder: JobData) -> None:
+    strange = ("\udcff-input.json", "a\nb-metadata.json", "%41-output.json.aaaaaaaaaaaaaaaa", "a b-stdout.log")
+    for name in (*strange, "a-input.json", "README", "a b", "-input.json"):
+        put(folder, name)
+    assert set(folder.foreign()) == set(strange)
+    assert set(folder.written("input.json")) == {("a", LONG_AGO)}
+
+
 def test_no_folder_holds_nothing(tmp_path: Path) -> None:
     folder = JobData(tmp_path / "none")
     assert list(folder.written("input.json")) == []
+    assert list(folder.foreign()) == []
     assert sum(folder.size()) == folder.size_of("a") == 0
     assert folder.take_away("a", since=time.time())
 
@@ -120,6 +135,7 @@ ids = st.binary(min_size=1, max_size=300).filter(lambda raw: b"\0" not in raw).m
 @example("a" * 79 + "/" * 50)
 @example("é" * 100)
 @example("\udcff" * 200)
+@example("\udc80" + "a" * 150)
 def test_a_name_tells_how_its_id_begins(job_id: str) -> None:
     name = file_name(job_id)
     beginning = beginning_of_id(name)

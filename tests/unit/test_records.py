@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
+import os
 import re
 import shutil
 from dataclasses import dataclass
@@ -92,6 +94,31 @@ def test_an_id_can_be_told_from_its_name_unless_it_is_long(job_id: str) -> None:
     assert records.id_of(name) == (None if len(name) > 120 else job_id)
 
 
+@given(ids)
+@example("a" * 512)
+@example("é" * 41)
+def test_a_name_is_known_as_one(job_id: str) -> None:
+    assert records.is_name(file_name(job_id))
+
+
+HOSTILE_NAMES = [
+    *("\udcff", "a\nb", "\x1b[2J", "a b", "é", ".hidden", "~", "a~b", "%", "%zz", "%41", "%ff", "%00", "a" * 121),
+    *(f"{'a' * 80}~{'b' * 51}", f"{'a' * 80}~{'B' * 52}", "x" * 240),
+]
+
+
+@pytest.mark.parametrize("name", HOSTILE_NAMES, ids=ascii)
+def test_a_name_that_no_job_has_is_told_apart(name: str) -> None:
+    assert not records.is_name(name)
+    assert records.id_of(name) is None
+
+
+@given(st.binary(min_size=1, max_size=200).map(id_from_bytes))
+def test_what_counts_as_a_name_is_that_of_its_id(name: str) -> None:
+    job_id = records.id_of(name)
+    assert job_id is None or file_name(job_id) == name
+
+
 @given(ids, st.sampled_from(KINDS))
 def test_a_file_tells_whose_it_is(job_id: str, kind: str) -> None:
     match = records._FILE.fullmatch(f"{file_name(job_id)}-{kind}.{DIGEST}")
@@ -104,6 +131,10 @@ def test_a_fence_has_a_digest_of_its_own(one: str, other: str) -> None:
     assume(one != other)
     assert digest_of(one) != digest_of(other)
     assert re.fullmatch("[a-z2-7]{16}", digest_of(one))
+
+
+def test_a_fence_that_is_no_text_has_a_digest_too() -> None:
+    assert re.fullmatch("[a-z2-7]{16}", digest_of("\udcff"))
 
 
 # One attempt.
@@ -226,6 +257,39 @@ def test_metadata_that_is_not_whole_is_none(tmp_path: Path, content: bytes) -> N
     kept = Records(tmp_path)
     assert kept.metadata("job") is None
     assert list(kept.unpublished()) == [Unpublished("job", DIGEST, "job", sealed=False)]
+
+
+def test_metadata_of_another_job_is_none(tmp_path: Path) -> None:
+    """Somebody copied a record, or a handler wrote one."""
+    (tmp_path / "copy-metadata.json").write_text(json.dumps(told("job")))
+    (tmp_path / f"copy-metadata.json.{DIGEST}").write_text(json.dumps(told("job")))
+    kept = Records(tmp_path)
+    assert kept.by_name("copy") is None
+    assert kept.metadata("copy") is None
+    assert list(kept.unpublished()) == [Unpublished("copy", DIGEST, "copy", sealed=False)]
+
+
+@pytest.mark.parametrize("end_time", ["2026-11-29T08:00:00", "2026-11-29", "soon"])
+def test_metadata_whose_end_is_no_time_is_none(tmp_path: Path, end_time: str) -> None:
+    (tmp_path / "job-metadata.json").write_text(json.dumps(told(end_time=end_time)))
+    assert Records(tmp_path).metadata("job") is None
+
+
+def test_metadata_that_is_too_deep_or_too_large_to_read_is_none(tmp_path: Path) -> None:
+    text = json.dumps(told(attempts=[])).replace('"attempts": []', f'"attempts": [{{"a": {"[" * 10**5}{"]" * 10**5}}}]')
+    (tmp_path / "job-metadata.json").write_text(text)
+    (tmp_path / "big-metadata.json").touch()
+    os.truncate(tmp_path / "big-metadata.json", 1 << 40)
+    kept = Records(tmp_path)
+    assert kept.metadata("job") is kept.metadata("big") is None
+
+
+def test_files_with_names_that_no_job_has_are_nobodys(tmp_path: Path) -> None:
+    for name in HOSTILE_NAMES:
+        with contextlib.suppress(OSError):  # too long, for one of them
+            (tmp_path / f"{name}-output.json.{DIGEST}").touch()
+        (tmp_path / f"{name}-input.json").touch()
+    assert list(Records(tmp_path).unpublished()) == []
 
 
 def test_unpublished_attempts_are_told_apart(tmp_path: Path) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from conformance.jobs import TOPIC, Hand, broke, create, fail, ids_of, state_of, waiting
@@ -18,7 +21,7 @@ from sjq.identity import WorkerIdentity
 from sjq.outcomes import released
 from sjq.records import digest_of
 from sjq.states import State
-from sjq.worker.repairs import Finding
+from sjq.worker.repairs import Finding, Repairs
 
 from .house import GONE, House
 
@@ -273,6 +276,35 @@ def test_files_of_an_attempt_that_nobody_knows_are_kept(house: House) -> None:
     kept(house, "unknown")
 
 
+STRANGE = ("\udcff", "a\nb", "\x1b[2J", "%41", ".a", "x" * 150)
+
+
+@pytest.mark.parametrize(
+    "kind", ["input.json", "metadata.json", f"output.json.{'a' * 16}", f"metadata.json.{'a' * 16}"]
+)
+@pytest.mark.parametrize("make", [Path.touch, Path.mkdir, os.mkfifo, lambda path: path.symlink_to(path)])
+def test_files_with_names_that_no_job_has_are_told_and_left(
+    house: House, kind: str, make: Callable[[Path], object]
+) -> None:
+    house.folder.mkdir()
+    for name in STRANGE:
+        make(house.folder / f"{name}-{kind}")
+    before = house.everything()
+    assert Repairs(house.broker, house.records, house.config.state_folder / "workers").repair(), "a worker that starts"
+    found = look(house, repair=True)
+    assert [(finding.code, finding.mended) for finding in found] == [("foreign", False)] * len(STRANGE)
+    assert all(finding.where.isprintable() for finding in found)
+    assert house.everything() == before
+
+
+def test_a_state_whose_fence_is_no_text_ends_no_repair(house: House) -> None:
+    lease = house.lease("a")
+    house.records.of(lease).output.touch()
+    house.settle(lease, State.FAILED)
+    house.wire("HSET", "job_state:a", "fence", b"\xff")
+    mended(house, "outrun")
+
+
 def test_a_record_without_an_end_is_kept(house: House) -> None:
     for job_id in ("known", "long" * 40, "unknown", "unknown" * 40):
         lease = house.lease(job_id)
@@ -287,6 +319,12 @@ def test_metadata_that_cannot_be_read_is_kept(house: House) -> None:
     house.ended("a")
     (house.folder / "a-metadata.json").write_text('{"job_id": "a"}')
     assert kept(house, "unreadable").where == "a-metadata.json"
+
+
+def test_metadata_of_another_job_is_kept(house: House) -> None:
+    house.ended("a")
+    shutil.copy(house.folder / "a-metadata.json", house.folder / "b-metadata.json")
+    assert kept(house, "unreadable").where == "b-metadata.json"
 
 
 def test_a_success_that_was_published_and_not_confirmed(house: House) -> None:
@@ -314,6 +352,13 @@ def test_abandoned_lock_files(house: House) -> None:
     path.touch()
     mended(house, "abandoned")
     assert not path.exists()
+
+
+def test_a_pipe_in_the_place_of_a_lock_file_makes_nobody_wait(house: House) -> None:
+    folder = house.config.state_folder / "workers"
+    folder.mkdir(parents=True, exist_ok=True)
+    os.mkfifo(folder / "\udcff.lock")
+    mended(house, "abandoned")
 
 
 def test_environments_that_were_half_built(house: House) -> None:

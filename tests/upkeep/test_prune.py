@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 import time
 from dataclasses import replace
@@ -172,6 +173,13 @@ def test_an_attempts_own_files_and_other_peoples_stay(house: House) -> None:
         (house.folder / name).touch()
     assert prune(house, older_than=0.0, size=0) == {}
     assert len(house.files()) == 3
+
+
+def test_a_copy_of_a_record_is_no_job(house: House) -> None:
+    house.ended("a", State.SUCCEEDED, DAY_S)
+    shutil.copy2(house.folder / "a-metadata.json", house.folder / "b-metadata.json")
+    assert prune(house, older_than=0.0)[TOPIC, State.SUCCEEDED][0] == 1
+    assert house.files() == {"b-metadata.json"}
 
 
 # Jobs whose record is not here.
