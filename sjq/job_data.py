@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import codecs
 import os
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from sjq import trees
 from sjq.jobs import id_to_bytes
-from sjq.records import KEPT_OF_LONG_NAME, KINDS, id_of, is_name, name_in, read_metadata, remove
+from sjq.records import KEPT_OF_LONG_NAME, KINDS, id_of, is_name, name_in, read_metadata
+from sjq.trees import remove
 
 _TICK_S = 0.05
 """What the clock of a file system may be coarse by."""
@@ -55,12 +56,12 @@ class JobData:
 
     def size(self) -> Iterator[int]:
         """Yield the bytes of one file after the other, folders of jobs included."""
-        yield from _sizes(self.folder)
+        yield from trees.sizes(self.folder)
 
     def size_of(self, name: str) -> int:
         """Return how many bytes a record has."""
-        sizes = (_size(self._path(name, kind)) for kind in KINDS)
-        return sum(sizes) + sum(_sizes(self._path(name, "files")))
+        sizes = (trees.size(self._path(name, kind)) for kind in KINDS)
+        return sum(sizes) + sum(trees.sizes(self._path(name, "files")))
 
     def has_metadata(self, name: str) -> bool:
         """Tell whether a record is published, readable or not."""
@@ -98,23 +99,3 @@ def beginning_of_id(name: str) -> str:
     whole = kept[: kept.rfind("%")] if "%" in kept[-2:] else kept
     # Of a character that is cut off nothing counts; bytes that are no text at all stay as they are.
     return codecs.getincrementaldecoder("utf-8")("surrogateescape").decode(id_to_bytes(id_of(whole) or ""))
-
-
-def _size(path: Path) -> int:
-    try:
-        found = path.lstat()
-    except OSError:
-        return 0
-    return found.st_size if stat.S_ISREG(found.st_mode) else 0
-
-
-def _sizes(folder: Path) -> Iterator[int]:
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    yield from _sizes(Path(entry.path))
-                else:
-                    yield _size(Path(entry.path))
-    except (FileNotFoundError, NotADirectoryError):
-        return

@@ -16,7 +16,6 @@ import contextlib
 import hashlib
 import os
 import re
-import shutil
 import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from sjq.large import Content
 from sjq.logs import SHOWN_BYTES
 from sjq.plain_file import copy_plain, read_plain
 from sjq.states import Reason, State
+from sjq.trees import remove
 
 LONGEST_NAME_BYTES = 120
 KEPT_OF_LONG_NAME = 80
@@ -332,16 +332,6 @@ def _put(path: Path, final: Path) -> None:
     except IsADirectoryError:
         remove(final)
         path.replace(final)
-
-
-def remove(path: Path) -> None:
-    """Remove what stands under a name, if anything does: a file, or what a handler made in its place."""
-    try:
-        path.unlink(missing_ok=True)
-    except OSError:
-        if not path.is_dir():
-            raise
-        shutil.rmtree(path)
 
 
 class _Why(msgspec.Struct):

@@ -18,7 +18,7 @@ PACKAGE = Path(sjq.__file__).parent
 LAYERS: list[tuple[str, ...]] = [
     ("",),  # sjq/__init__.py: the version and lazy names
     ("errors", "clock", "large", "sizes", "durations"),
-    ("plain_file",),
+    ("plain_file", "trees"),
     ("logs",),
     ("checks",),
     ("states",),

@@ -28,7 +28,6 @@ import fcntl
 import logging
 import os
 import shlex
-import shutil
 import threading
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -38,6 +37,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from sjq import trees
 from sjq.errors import EnvironmentFailed
 from sjq.executors import uv
 from sjq.executors.base import PreparationStopped
@@ -289,7 +289,8 @@ class Environments:
             with suppress(BlockingIOError), nullcontext() if key == mine else self._alone(key, wait=False):
                 if not (place / _MARK).exists():
                     if remove:
-                        shutil.rmtree(place, ignore_errors=True)
+                        with suppress(OSError):
+                            trees.remove(place)
                     yield place
 
 

@@ -22,6 +22,7 @@ from sjq.jobs import Lease, Message, id_from_bytes
 from sjq.logs import SHOWN_BYTES
 from sjq.records import KINDS, Record, Records, Unpublished, digest_of, file_name
 
+from .test_trees import deep
 from .told import told
 
 if TYPE_CHECKING:
@@ -225,6 +226,21 @@ def test_what_nobody_sealed_is_not_published(tmp_path: Path) -> None:
     record.output.write_text("{}")
     record.publish()
     assert set(listing(tmp_path)) == {f"job-output.json.{DIGEST}"}
+
+
+def test_a_deep_folder_in_the_place_of_an_output_goes(tmp_path: Path) -> None:
+    record = Record(tmp_path, "job", DIGEST, attached=False)
+    deep(record.output)
+    record.seal(told())
+    record.publish()
+    assert set(listing(tmp_path)) == {"job-metadata.json"}
+
+
+def test_a_deep_folder_in_the_place_of_an_input_goes(tmp_path: Path) -> None:
+    kept, mine = Records(tmp_path), lease()
+    deep(kept.of(mine).input)
+    kept.begin(kept.of(mine), mine)
+    assert listing(tmp_path) == {"job-input.json": b"[1]"}
 
 
 def test_discarding_leaves_what_others_wrote(tmp_path: Path) -> None:

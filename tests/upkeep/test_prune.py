@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 from conformance.jobs import TOPIC, Hand, create, ids_of, state_of, waiting
+from unit.test_trees import deep
 
-from sjq import clock
+from sjq import clock, trees
 from sjq.config import TopicPolicy
 from sjq.errors import LockHeld
 from sjq.outcomes import released
@@ -262,6 +263,18 @@ def test_by_size_too_only_what_was_chosen_goes(house: House) -> None:
     house.ended("c", State.FAILED, 3 * DAY_S, "two")
     prune(house, size=0, topic="two", states=frozenset({State.SUCCEEDED}))
     assert house.recorded() == {"a", "c"}
+
+
+def test_a_folder_deeper_than_paths_go_is_in_nobodys_way(house: House) -> None:
+    for days in (1, 2):
+        house.ended(f"day-{days}", State.SUCCEEDED, days * DAY_S)
+    one = house.job_data.size_of("day-1")
+    deep(house.folder / "day-2-files")
+    deep(house.folder / "somebody's")
+    prune(house, size=one + one // 2)
+    assert house.recorded() == {"day-1"}
+    assert "day-2-files" not in house.files()
+    trees.remove(house.folder / "somebody's")
 
 
 # One at a time, and in portions.
