@@ -25,7 +25,7 @@ from sjq.config import Config
 from sjq.errors import BrokerDown, LockHeld, NoSuchJob, UsageError, WrongState
 from sjq.job_policy import JobPolicy, checked
 from sjq.jobs import Job, JobEvent, Message, check_topic, new_message, shown
-from sjq.states import ENDED, State
+from sjq.states import ENDED, RETRYABLE, State
 from sjq.topic_status import TopicStatus, topic_status, why_stopped
 
 if TYPE_CHECKING:
@@ -247,7 +247,7 @@ class Client:
         sent = [*self._retry_by_id(job_ids)] if job_ids else []
         named = [check_topic(topic) for topic in topics]
         for topic in named or (() if job_ids else self.broker.topics()):  # other programs may name theirs as they like
-            sent += self.broker.requeue(topic, [State.FAILED, State.TIMEDOUT])
+            sent += self.broker.requeue(topic, RETRYABLE)
         return sent
 
     def _retry_by_id(self, job_ids: Collection[str]) -> Iterator[str]:

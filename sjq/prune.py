@@ -25,7 +25,7 @@ from sjq.errors import LockHeld
 from sjq.job_data import JobData
 from sjq.jobs import Job, id_from_bytes, id_to_bytes, worker_of
 from sjq.records import Record, Records, digest_of, file_name
-from sjq.states import ENDED, State
+from sjq.states import ENDED, RETRYABLE, State
 
 PORTION = 20
 """How many jobs are forgotten, and their records removed, before a rest."""
@@ -43,7 +43,10 @@ _When = Callable[[str, State], float | None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """Which ended jobs go: those above an age, and the oldest while `job_data/` is above a size."""
+    """Which ended jobs go: those above an age, and the oldest while `job_data/` is above a size.
+
+    For its size, what a person could still send back goes only when all else has gone.
+    """
 
     configured: Config | None = None
     """The configuration whose ages count, where no other is given."""
@@ -93,6 +96,15 @@ class _Due:
     end: float
     before: float
     """When it must have ended, for the broker to forget it."""
+
+
+_TurnToGo = tuple[bool, int]
+_NOBODYS: _TurnToGo = (False, -1)
+
+
+def _turn_to_go(due: _Due) -> _TurnToGo:
+    """Return what sorts jobs by whose turn it is where there is no room: by the second, who waits for a person last."""
+    return due.state in RETRYABLE, int(due.end)
 
 
 class Stopped(Exception):
@@ -169,8 +181,8 @@ class Pruning:
         if (shortest := self._rules.shortest_age()) is not None:
             self._prune(self._ended_in_broker())
             self._prune(self._ended_before(self._now - shortest, self._by_age))
-        if self._rules.size is not None and (last := self._last_second(self._rules.size)) is not None:
-            self._prune(due for due in self._ended_before(self._now, self._by_size) if int(due.end) <= last)
+        if self._rules.size is not None:
+            self._prune(self._above(self._rules.size))
         return self._pruned
 
     def _by_age(self, topic: str, state: State) -> float | None:
@@ -216,29 +228,52 @@ class Pruning:
             if before is not None and end <= before and metadata["job_id"] not in self._told:
                 yield _Due(metadata["job_id"], topic, state, end, before)
 
-    def _last_second(self, size: int) -> int | None:
-        """Return the second in which the last of those records ended that have to go; None when none has to.
+    def _above(self, size: int) -> Iterator[_Due]:
+        """Yield the jobs that have to go for `job_data/` to be no larger than `size`.
 
-        To the second, so that for a million records a number for each second is held, and not for each record.
+        First it is found in which second the last of them ended, so that for a million records a number for each
+        second is held, and not for each record; of that second no more go than have to.
         """
+        excess = self._excess(size)
+        if excess <= 0:
+            return
+        by_turn: Counter[_TurnToGo] = Counter()
+        for due in self._freed(self._ended_before(self._now, self._by_size)):
+            by_turn[_turn_to_go(due)] += self._size_of(due)
+        last = _NOBODYS
+        for last in sorted(by_turn):
+            if by_turn[last] >= excess:
+                break
+            excess -= by_turn[last]
+        of_last: list[_Due] = []
+        for due in self._ended_before(self._now, self._by_size):
+            if _turn_to_go(due) < last:
+                yield due
+            elif _turn_to_go(due) == last:
+                of_last.append(due)
+        for due in self._freed(sorted(of_last, key=lambda due: (due.end, due.job_id))):
+            if excess <= 0:
+                return
+            excess -= self._size_of(due)
+            yield due
+
+    def _excess(self, size: int) -> int:
+        """Return how many bytes `job_data/` has above a size; without a turn, what would be gone by now is."""
         excess = -size - sum(pruned.bytes for pruned in self._pruned.values()) * (self._turn is None)
         for number, found in enumerate(self._job_data.size(), 1):
             excess += found
             if number % LOOKS == 0:
                 self._pace.rest()
-        if excess <= 0:
-            return None
-        by_second: Counter[int] = Counter()
-        for portion in _portions(self._ended_before(self._now, self._by_size)):
-            for due in self._free(portion, look=True):
-                by_second[int(due.end)] += self._job_data.size_of(file_name(due.job_id))
+        return excess
+
+    def _freed(self, found: Iterable[_Due]) -> Iterator[_Due]:
+        """Yield those jobs of which the broker says that they may go."""
+        for portion in _portions(found):
+            yield from self._free(portion, look=True)
             self._pace.rest()
-        last = None
-        for last in sorted(by_second):
-            excess -= by_second[last]
-            if excess <= 0:
-                break
-        return last
+
+    def _size_of(self, due: _Due) -> int:
+        return self._job_data.size_of(file_name(due.job_id))
 
     # How it goes.
 
@@ -252,11 +287,10 @@ class Pruning:
             self._turn.note(due.job_id for due in portion)
         asked_at = clock.now()
         for due in self._free(portion, look=self._turn is None):
-            name = file_name(due.job_id)
-            size = self._job_data.size_of(name)
+            size = self._size_of(due)
             if self._turn is None:
                 self._told.add(due.job_id)
-            elif not self._job_data.take_away(name, since=asked_at):
+            elif not self._job_data.take_away(file_name(due.job_id), since=asked_at):
                 continue
             pruned = self._pruned[due.topic, due.state]
             pruned.jobs += 1

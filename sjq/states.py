@@ -80,3 +80,6 @@ TRANSITIONS: dict[tuple[State | None, Event], State | None] = {
 
 ENDED = frozenset({State.SUCCEEDED, State.FAILED, State.TIMEDOUT, State.CANCELLED, State.REJECTED})
 """States in which nothing more happens by itself."""
+
+RETRYABLE = frozenset({State.FAILED, State.TIMEDOUT})
+"""States of jobs that wait for a person: `sjq retry` sends them back without naming them."""

@@ -38,7 +38,7 @@ def prune_command(
     """Remove the records of jobs that ended long ago, and make the broker forget them.
 
     By --older-than, --size or both, or else by the retention that is configured. What waits or runs stays, and what was
-    sent back does. It takes its time, so as not to be in the way of others.
+    sent back does; by size, failed and timedout jobs go last. It takes its time, so as not to be in the way of others.
     """
     with Client() as client:
         config = client.config

@@ -10,6 +10,7 @@ from sjq.brokers.base import Broker
 from sjq.config import Config
 from sjq.errors import Error, LockHeld
 from sjq.prune import Pace, Pruning, Rules, Stopped, turn_file, turn_to_prune
+from sjq.states import RETRYABLE
 
 EVERY_S = 600.0
 PATIENCE_S = 1.0
@@ -57,4 +58,7 @@ class Retention:
             _log.warning("the rules of retention wait for their next turn: %s", error, extra={"event": "not_pruned"})
         else:
             if jobs := sum(one.jobs for one in pruned.values()):
-                _log.info("pruned %d old jobs, as configured", jobs, extra={"event": "pruned"})
+                # By size they go without having been named: whoever wanted to send them back has to hear of it.
+                lost = sum(one.jobs for (_, state), one in pruned.items() if state in RETRYABLE)
+                of_them = f", {lost} of them failed or timedout" if lost else ""
+                _log.info("pruned %d old jobs%s, as configured", jobs, of_them, extra={"event": "pruned"})

@@ -138,6 +138,18 @@ def test_a_worker_prunes_by_the_rules_now_and_then(project: Project) -> None:
     assert "old-again" in ids_here(project), "not at every start"
 
 
+def test_a_worker_says_how_many_of_those_that_made_room_had_failed(project: Project) -> None:
+    project.configure(records={"size": "1kB"})
+    project.topic("t", PLAIN)
+    for number in range(4):
+        record(project, f"good-{number}", timedelta(days=1))
+    record(project, "bad", timedelta(days=2), state="timedout")
+    with project.worker():
+        said = "pruned 5 old jobs, 1 of them failed or timedout, as configured"
+        until(lambda: said in project.log, 20, "its line in the log")
+    assert project.names() == set()
+
+
 def test_without_rules_a_worker_removes_nothing(project: Project) -> None:
     project.topic("t", PLAIN)
     record(project, "old", timedelta(days=4000))

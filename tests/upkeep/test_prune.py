@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import threading
 import time
@@ -14,6 +15,7 @@ from conformance.jobs import TOPIC, Hand, create, ids_of, state_of, waiting
 from unit.test_trees import deep
 
 from sjq import clock, trees
+from sjq.clock import rfc3339
 from sjq.config import TopicPolicy
 from sjq.errors import LockHeld
 from sjq.outcomes import released
@@ -228,7 +230,7 @@ def test_a_success_that_nobody_will_confirm_is_forgotten(house: House) -> None:
 
 def test_the_oldest_go_until_there_is_room(house: House) -> None:
     for days in (1, 5, 3, 4, 2):
-        house.ended(f"day-{days}", State.FAILED if days % 2 else State.SUCCEEDED, days * DAY_S)
+        house.ended(f"day-{days}", State.CANCELLED if days % 2 else State.SUCCEEDED, days * DAY_S)
     one = house.job_data.size_of("day-1")
     prune(house, size=3 * one + one // 2)
     assert house.recorded() == {"day-1", "day-2", "day-3"}
@@ -236,6 +238,42 @@ def test_the_oldest_go_until_there_is_room(house: House) -> None:
     prune(house, size=0)
     assert house.files() == set()
     assert list(house.broker.ended(TOPIC)) == []
+
+
+def test_what_awaits_a_person_goes_last(house: House) -> None:
+    for days, state in enumerate((State.SUCCEEDED, State.CANCELLED, State.FAILED, State.TIMEDOUT, State.FAILED), 1):
+        house.ended(f"day-{days}", state, days * DAY_S)
+    one = house.job_data.size_of("day-1")
+    assert prune(house, size=3 * one + one // 2).keys() == {(TOPIC, State.SUCCEEDED), (TOPIC, State.CANCELLED)}
+    assert set(house.broker.requeue(TOPIC, [State.FAILED, State.TIMEDOUT], ["day-4"])) == {"day-4"}
+    assert prune(house, size=2 * one + one // 2)[TOPIC, State.FAILED][0] == 1
+    assert house.recorded() == {"day-3", "day-4"}
+
+
+def test_of_jobs_that_ended_in_the_same_second_no_more_go_than_have_to(house: House) -> None:
+    for number in range(60):
+        _ended_in_one_second(house, f"{number:02}", State.SUCCEEDED, number)
+    house.ended("day-2", State.SUCCEEDED, 2 * DAY_S)
+    one = house.job_data.size_of("00")
+    prune(house, size=50 * one + one // 2)
+    assert house.recorded() == {f"{number:02}" for number in range(10, 60)}
+
+
+def _ended_in_one_second(house: House, job_id: str, state: State, hundredth: int) -> None:
+    house.ended(job_id, state, DAY_S)
+    path = house.folder / f"{job_id}-metadata.json"
+    end = rfc3339(int(time.time() / DAY_S) * DAY_S - DAY_S + hundredth / 100)
+    path.write_text(re.sub(r'"end_time": "[^"]*"', f'"end_time": "{end}"', path.read_text()))
+    os.utime(path, (1, 1))
+
+
+def test_jobs_of_one_second_that_have_to_stay_make_others_go(house: House) -> None:
+    for number in range(6):
+        _ended_in_one_second(house, f"{number}", State.FAILED, number)
+    house.broker.requeue(TOPIC, [State.FAILED], ["0", "2"])
+    one = house.job_data.size_of("1")
+    prune(house, size=4 * one + one // 2)
+    assert house.recorded() == {"0", "2", "4", "5"}
 
 
 def test_what_has_to_stay_makes_others_go(house: House) -> None:
