@@ -267,6 +267,33 @@ def test_a_failed_job_without_a_state_can_be_sent_back_again(broker: Broker, wir
     assert Hand(broker).drain() == ["a"]
 
 
+def test_what_is_left_of_a_state_and_of_nothing_else_goes(broker: Broker, wire: Wire) -> None:
+    wire("HSET", "job_state:a", "topic", TOPIC, "attempt", 3)
+    wire("HSET", "job_state:b", "losses", 1)
+    faults = list(broker.check())
+    assert {(fault.code, fault.job_id) for fault in faults} == {("hollow", "a"), ("hollow", "b")}
+    assert all(broker.mend(fault, lease_s=60) for fault in faults)
+    assert not broker.mend(faults[0], lease_s=60)
+    assert list(broker.check()) == []
+    assert not wire("EXISTS", "job_state:a", wire.key("job_state:b"))
+
+
+def test_what_is_left_of_a_state_stays_where_its_job_waits(broker: Broker, wire: Wire) -> None:
+    wire("HSET", "job_state:a", "topic", TOPIC, "attempt", 3)
+    (fault,) = broker.check()
+    wire.push(TOPIC, "a", SOUND)
+    assert not broker.mend(fault, lease_s=60)
+    assert list(broker.check()) == []
+    assert Hand(broker).lease().attempt == 4
+
+
+def test_a_message_that_was_set_anew_goes_though_nobody_knows_its_topic(broker: Broker, wire: Wire) -> None:
+    wire("HSET", "job_state:a", "state", "succeeded")
+    wire("SET", "job_data:a", '{"data": 1}')
+    assert mended(broker).code == "anew"
+    wire("DEL", "job_state:a")
+
+
 @pytest.mark.litters("a state of a newer sjq")
 def test_a_state_that_is_not_known_is_kept(broker: Broker, wire: Wire) -> None:
     create(broker, "a")

@@ -186,6 +186,7 @@ BROKER: dict[str, tuple[Make, str]] = {
     "in no list": (lambda house: (fail(house.broker, "a"), house.wire("DEL", f"failed:{TOPIC}")), "homeless"),
     "without a message": (lambda house: house.wire.push(TOPIC, "a"), "messageless"),
     "without a state": (lambda house: (fail(house.broker, "a"), house.wire("DEL", "job_state:a")), "stateless"),
+    "nothing but fields of a state": (lambda house: house.wire("HSET", "job_state:a", "attempt", 3), "hollow"),
     "never pushed": (lambda house: house.wire("SET", "job_data:a", '{"data": 1, "topic": "t"}'), "unpushed"),
 }
 

@@ -61,11 +61,16 @@ if now and now ~= 'succeeded' and not home then return false end  -- of a newer 
 
 if place == '' then
   if not now then
-    -- A producer set the message and did not come to the push. Whoever repeats the push does no harm.
-    if not message then return false end
+    if not message and redis.call('EXISTS', state) == 0 then return false end
     for there in pairs({incoming = 1, processing = 1, scheduled = 1, failed = 1, inbox = 1, rejected = 1}) do
       if somewhere(there) then return false end
     end
+    if not message then
+      -- Fields that somebody wrote by hand, or left when he deleted the rest: no step reads them, and they never expire.
+      if mend then redis.call('DEL', state) end
+      return {'hollow', '', 0}
+    end
+    -- A producer set the message and did not come to the push. Whoever repeats the push does no harm.
     if mend then
       if topic == '' then return false end
       must_hold(topic)

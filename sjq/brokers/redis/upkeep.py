@@ -50,6 +50,7 @@ _TYPES = {
 
 _FAULTS: dict[str, tuple[str, str | None]] = {
     "anew": ("succeeded, and its message was set once more", "the message goes"),
+    "hollow": ("has a job_state without a state, no message and no place", "what is left of it goes"),
     "homeless": ("is {state}, but in no list", "it goes to where its state belongs"),
     "messageless": ("waits in {place}, but has no message", "it is failed, as the next take would do"),
     "nothing": ("is in {place}, and nothing else is left of it", "the id is taken out"),
@@ -159,6 +160,7 @@ class Upkeep(Inspection):
     ) -> Iterator[Fault]:
         raw_id = hash(id_to_bytes(job_id))
         now = id_from_bytes(state or b"")
+        nowhere = not now and all(raw_id not in ids for ids in seen.values())
         if kind == "job_state":
             if now and now not in list(State):
                 yield Fault(
@@ -168,11 +170,9 @@ class Upkeep(Inspection):
                     repair=None,
                     job_id=job_id,
                 )
-            elif now in _HOME and raw_id not in seen[_HOME[State(now)]]:
+            elif (now in _HOME and raw_id not in seen[_HOME[State(now)]]) or (nowhere and not message):
                 yield from self._looked_at(job_id, topics)
-        elif kind == "job_data" and (
-            now == State.SUCCEEDED or (not now and all(raw_id not in ids for ids in seen.values()))
-        ):
+        elif kind == "job_data" and (now == State.SUCCEEDED or nowhere):
             yield from self._looked_at(job_id, topics)
         elif kind == "job_attachment" and not message:
             if now == State.SUCCEEDED:
@@ -195,7 +195,7 @@ class Upkeep(Inspection):
         code, state, count = answer
         what, repair = _FAULTS[code]
         what = what.format(place=shown(f"{place}:{topic}"), state=state, count=count)
-        if repair is None or not (place or topic):
+        if code in _ADVICE and (repair is None or not (place or topic)):
             what, repair = f"{what}: {_ADVICE[code]}", None
         yield Fault(
             code=code,
