@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 
 from sjq import clock, identity
-from sjq.brokers.base import Broker, Fault, Holder
+from sjq.brokers.base import Broker, Fault, Holder, Recovered
 from sjq.config import Config
 from sjq.errors import KeyTaken, WrongState
 from sjq.executors.environments import Environments
@@ -106,18 +106,20 @@ class Fsck:
                 silent[topic] = expired
 
     def _recover(self, topic: str, *, dead: Collection[str] = (), expired: Collection[str] = ()) -> Iterator[Finding]:
-        if not self._repair:
-            for job in self._broker.list(topic, State.PROCESSING, limit=10**9):
-                if (job.worker or "") in {*dead, *expired}:
-                    yield _lost(topic, job.job_id, job.worker or "", silent=bool(expired))
-            return
+        policy = self._config.policy(topic)
         try:
-            policy = self._config.policy(topic)
-            found = self._broker.recover(topic, dead=dead, expired=expired, losses=policy.losses, halting=policy.halts)
+            found = self._broker.recover(
+                topic,
+                dead=dead,
+                expired=expired,
+                losses=policy.losses,
+                halting=policy.halts,
+                look=not self._repair,
+            )
         except KeyTaken:
             return  # which is a fault of its own
         for lost in found:
-            yield replace(_lost(topic, lost.job_id, lost.worker), repair=f"it {BECAME[lost.state]}", mended=True)
+            yield _lost(topic, lost, silent=bool(expired), mended=self._repair)
 
     def _watch(self, silent: Sequence[str]) -> None:
         """Wait a lease, in which who lives renews; raises BrokerDown when the broker was away meanwhile."""
@@ -207,14 +209,19 @@ class Fsck:
             yield Finding(code="half_built", where=where, what=what, repair="it goes", mended=self._repair)
 
 
-def _lost(topic: str, job_id: str, worker: str, *, silent: bool = False) -> Finding:
-    who = f"worker {shown(worker)}" if worker else "a worker of an older sjq"
+def _lost(topic: str, lost: Recovered, *, silent: bool, mended: bool) -> Finding:
+    who = f"worker {shown(lost.worker)}" if lost.worker else "a worker of an older sjq"
+    how, provided = "is gone", ""
+    if silent:
+        how = "was silent for a lease" if mended else "is silent"
+        provided = "" if mended else ", if that worker stays silent for a lease"
     return Finding(
         code="silent" if silent else "lost",
-        where=shown(job_id),
-        what=f"is in processing:{shown(topic)}, and {who} is {'silent' if silent else 'gone'}",
-        repair="it waits again" + (", if that worker stays silent for a lease" if silent else ""),
-        job_id=job_id,
+        where=shown(lost.job_id),
+        what=f"is in processing:{shown(topic)}, and {who} {how}",
+        repair=f"it {BECAME[lost.state]}{provided}",
+        job_id=lost.job_id,
+        mended=mended,
     )
 
 

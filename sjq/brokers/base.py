@@ -224,12 +224,20 @@ class Broker(ABC):
 
     @abstractmethod
     def recover(
-        self, topic: str, *, dead: Collection[str], expired: Collection[str], losses: int, halting: bool = False
+        self,
+        topic: str,
+        *,
+        dead: Collection[str],
+        expired: Collection[str],
+        losses: int,
+        halting: bool = False,
+        look: bool = False,
     ) -> Sequence[Recovered]:
         """Take the jobs of gone workers (as `suspects` names them) back, to be taken next in their old order.
 
         `dead` ones are gone beyond doubt; `expired` ones only if they are still not alive when it happens. A job
-        that was lost `losses` times is `failed (lost)`, which halts the topic if `halting`.
+        that was lost `losses` times is `failed (lost)`, which halts the topic if `halting`. With `look` nothing is
+        changed: the states are those that the jobs would have.
         """
 
     @abstractmethod

@@ -51,6 +51,29 @@ def test_recovery_knows_its_topic_only(broker: Broker) -> None:
     assert state_of(broker, "b") is State.PROCESSING
 
 
+def test_a_look_tells_what_a_recovery_would_do_and_changes_nothing(broker: Broker, wire: Wire) -> None:
+    create(broker, "a", "b", "c")
+    hand, expired, back_again = Hand(broker), Hand(broker), Hand(broker)
+    create(broker, "d", "e")
+    leases = [one.lease() for one in (hand, hand, expired, back_again)]
+    broker.cancel("a", "a change of mind")
+    wire("HSET", "job_state:b", "losses", 2)
+    wire("RPUSH", f"processing:{TOPIC}", "e")
+    back_again.beat()
+    keys = {name: wire("DUMP", name) for name in wire.names()}
+
+    def recover(*, look: bool) -> dict[str, State]:
+        gone = [expired.id, back_again.id]
+        back = broker.recover(TOPIC, dead=[hand.id, ""], expired=gone, losses=3, look=look)
+        return {job.job_id: job.state for job in back}
+
+    seen = recover(look=True)
+    assert {name: wire("DUMP", name) for name in wire.names()} == keys
+    assert seen == recover(look=False)
+    assert seen == {"a": State.CANCELLED, "b": State.FAILED, "c": State.INCOMING, "e": State.INCOMING}
+    assert broker.settle(leases[3], succeeded())
+
+
 def test_recovery_twice_recovers_once(broker: Broker) -> None:
     create(broker, "a")
     hand = Hand(broker)

@@ -187,8 +187,8 @@ STEPS = (
 RECOVERY = (
     _recover(
         "a cancelled job is recovered",
-        "if was[4] then",
-        "if false then",
+        "return cancel and 'cancelled' or",
+        "return",
         "test_broker_cancel.py::test_a_dead_worker_s_cancelled_job_is_not_taken_back[valkey]",
     ),
     _recover(

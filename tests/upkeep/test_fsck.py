@@ -86,8 +86,11 @@ def test_jobs_and_locks_of_a_dead_worker(house: House) -> None:
 def test_a_job_that_was_lost_too_often_is_failed(house: House) -> None:
     create(house.broker, "a")
     dead_worker(house.broker).lease()
-    (lost, _) = look(house, repair=True, losses=1)
-    assert (lost.mended, lost.repair) == (True, "it was lost too often and is failed")
+    before = house.everything()
+    for repair in (False, True):
+        assert house.everything() == before
+        (lost, _) = look(house, repair=repair, losses=1)
+        assert (lost.mended, lost.repair) == (repair, "it was lost too often and is failed")
     assert state_of(house.broker, "a") is State.FAILED
 
 
@@ -111,8 +114,9 @@ def test_a_cancelled_job_of_a_dead_worker_is_said_to_be_cancelled(house: House) 
     create(house.broker, "a")
     dead_worker(house.broker).lease()
     house.broker.cancel("a", "a change of mind")
-    (lost, _) = look(house, repair=True)
-    assert lost.repair == "it is cancelled, as somebody had asked"
+    for repair in (False, True):
+        (lost, _) = look(house, repair=repair)
+        assert (lost.mended, lost.repair) == (repair, "it is cancelled, as somebody had asked")
     assert state_of(house.broker, "a") is State.CANCELLED
 
 
@@ -124,7 +128,8 @@ def test_a_worker_that_is_silent_is_watched_for_a_lease(house: House) -> None:
     assert (finding.code, finding.mended, said) == ("silent", False, [])
     assert "stays silent for a lease" in (finding.repair or "")
     (finding,) = look(house, repair=True, said=said)
-    assert (finding.code, finding.mended) == ("lost", True)
+    assert (finding.code, finding.mended, finding.repair) == ("silent", True, "it waits again")
+    assert finding.what == f"is in processing:{TOPIC}, and worker {GONE} was silent for a lease"
     assert said == [f"waiting 0.3 s: worker {GONE} is silent"]
     assert waiting(house.broker) == ["a"]
 
@@ -266,7 +271,7 @@ def test_a_try_is_its_workers_to_publish_though_the_next_has_begun(house: House)
 def test_files_of_a_recovered_attempt_go_with_the_recovery(house: House) -> None:
     house.seal(house.lease("a"))
     found = look(house, repair=True)
-    assert [(finding.code, finding.mended) for finding in found] == [("lost", True), ("outrun", True)]
+    assert [(finding.code, finding.mended) for finding in found] == [("silent", True), ("outrun", True)]
     assert look(house) == []
 
 

@@ -281,11 +281,24 @@ class RedisBroker(Upkeep):
         ]
 
     def recover(
-        self, topic: str, *, dead: Collection[str], expired: Collection[str], losses: int, halting: bool = False
+        self,
+        topic: str,
+        *,
+        dead: Collection[str],
+        expired: Collection[str],
+        losses: int,
+        halting: bool = False,
+        look: bool = False,
     ) -> Sequence[Recovered]:
         """Take back in one script call, which looks again at those that are only thought to have expired."""
         answer = self.server.run(
-            "recover", [*dead, *expired], topic=topic, losses=losses, halting=int(halting), dead_n=len(dead)
+            "recover",
+            [*dead, *expired],
+            topic=topic,
+            losses=losses,
+            halting=int(halting),
+            look=int(look),
+            dead_n=len(dead),
         )
         return [
             Recovered(job_id=id_from_bytes(raw_id), worker=id_from_bytes(worker), state=State(state.decode()))
