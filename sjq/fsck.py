@@ -195,7 +195,7 @@ class Fsck:
         """Tell whether the broker knows the job whose files have this name."""
         try:
             if (job_id := id_of(name)) is not None:
-                return self._broker.get(job_id) is not None
+                return self._broker.get(job_id, data=False) is not None
         except WrongState:
             return True
         alike = self._broker.find(beginning_of_id(name), _MOST_ALIKE)

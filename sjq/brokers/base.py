@@ -250,8 +250,11 @@ class Broker(ABC):
     # What people ask for. These may take time in proportion to what they look at.
 
     @abstractmethod
-    def get(self, job_id: str) -> Job | None:
-        """Return the job with its data, or None when the broker does not know it."""
+    def get(self, job_id: str, *, data: bool = True) -> Job | None:
+        """Return the job with its data, or None when the broker does not know it.
+
+        Without `data`, its message is not read: what only that tells is left out.
+        """
 
     @abstractmethod
     def attachment(self, job_id: str) -> bytes | None:

@@ -109,7 +109,7 @@ class Repairs:
 
     def _judged(self, attempt: Unpublished, alive: Collection[str]) -> Finding | None:
         """Return what is wrong with an attempt's files; None while they may be somebody's work."""
-        job = None if attempt.job_id is None else self._broker.get(attempt.job_id)
+        job = None if attempt.job_id is None else self._broker.get(attempt.job_id, data=False)
         if job is None:
             if attempt.job_id is None and self._runs(attempt, alive):
                 return None
@@ -134,7 +134,7 @@ class Repairs:
     def _was_published(self, job_id: str, worker: str) -> bool:
         """Tell whether a dead worker's attempt succeeded, so that its stub waits for nothing but a confirmation."""
         try:
-            job = self._broker.get(job_id)
+            job = self._broker.get(job_id, data=False)
         except WrongState:
             return False
         return job is not None and job.state is State.SUCCEEDED and worker_of(job.fence or "") == worker

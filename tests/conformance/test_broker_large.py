@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import mmap
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -158,6 +159,38 @@ def _sizes_sent(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(Connection, "send_packed_command", counted)
     return sizes
+
+
+@real_servers
+def test_a_check_holds_no_large_message(broker: Broker, wire: Wire) -> None:
+    text = b'{"data": "%b", "topic": "resize", "attachment": true}' % (b"x" * 20 * LARGE_BYTES)
+    wire("SET", "job_data:a", text)
+    wire("SET", "job_attachment:a", text)
+    del text
+    tracemalloc.start()
+    try:
+        (fault,) = broker.check()
+        assert broker.get("a", data=False) is not None
+        assert tracemalloc.get_traced_memory()[1] < 10 * LARGE_BYTES
+    finally:
+        tracemalloc.stop()
+    assert (fault.code, fault.topic) == ("unpushed", TOPIC)
+    wire("DEL", "job_data:a", wire.key("job_attachment:a"))
+
+
+def test_a_job_without_its_data_is_what_its_state_tells(broker: Broker, wire: Wire) -> None:
+    create(broker, "a", "b")
+    hand = Hand(broker)
+    lease = hand.lease()
+    taken, waits = broker.get("a", data=False), broker.get("b", data=False)
+    assert taken is not None
+    assert waits is not None
+    assert (taken.state, taken.fence, taken.topic, taken.data) == (State.PROCESSING, lease.fence, TOPIC, None)
+    assert (waits.state, waits.fence) == (State.INCOMING, None)
+    assert broker.get("c", data=False) is None
+    wire("DEL", "job_data:a")
+    assert broker.get("a", data=False) == taken
+    wire("SET", "job_data:a", "{}")
 
 
 def test_what_is_staged_expires_by_itself(broker: Broker, wire: Wire) -> None:

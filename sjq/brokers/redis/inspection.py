@@ -41,8 +41,13 @@ class Inspection(Broker):
         self.server = server
         self.keys = keys
 
-    def get(self, job_id: str) -> Job | None:
+    def get(self, job_id: str, *, data: bool = True) -> Job | None:
         """Read the job's state and message; where a foreign job waits is searched for."""
+        if not data:
+            state, exists = self.server.ask_all(
+                [("HGETALL", self.keys.job_state(job_id)), ("EXISTS", self.keys.job_data(job_id))], spoilt=True
+            )
+            return _job(job_id, state, None) if state or exists else None
         state, text = self.server.ask_all(self._look_at(job_id), spoilt=True)
         if not state and text is None:
             return None

@@ -15,8 +15,10 @@ from sjq.brokers.base import Fault, Outdated
 from sjq.brokers.redis.inspection import STEP, Inspection, literal
 from sjq.brokers.redis.keys import STUB_SECONDS
 from sjq.brokers.redis.scripts import Argument
+from sjq.brokers.redis.staging import fetch
 from sjq.errors import MessageError, UsageError
 from sjq.jobs import Job, check_topic, decode_message, id_from_bytes, id_to_bytes, shown
+from sjq.large import LARGE_BYTES
 from sjq.states import State
 
 _PLACES: dict[str, tuple[State, ...]] = {
@@ -218,17 +220,29 @@ class Upkeep(Inspection):
 
     def _named_topic(self, job_id: str) -> str:
         """Return the topic that a job's state or sound message names, or nothing."""
-        topic, text = self.server.ask_all(
-            [("HGET", self.keys.job_state(job_id), "topic"), ("GET", self.keys.job_data(job_id))], spoilt=True
+        name = self.keys.job_data(job_id)
+        topic, size, attached = self.server.ask_all(
+            [
+                ("HGET", self.keys.job_state(job_id), "topic"),
+                ("STRLEN", name),
+                ("EXISTS", self.keys.job_attachment(job_id)),
+            ],
+            spoilt=True,
         )
         try:
             if isinstance(topic, bytes):
                 return check_topic(id_from_bytes(topic))
-            if not isinstance(text, bytes):
+            if not isinstance(size, int):
                 return ""
-            decode_message(job_id, "", text, lambda: self.attachment(job_id))
+            text = fetch(self.server, name, size) if size > LARGE_BYTES else self.server.ask("GET", name)
+            decode_message(job_id, "", text, lambda: b"" if attached else None)
             return check_topic(msgspec.json.decode(text, type=_Named).topic)
-        except (MessageError, UsageError, msgspec.DecodeError):
+        except (
+            MessageError,
+            UsageError,
+            ValueError,
+            OSError,
+        ):  # also one that is gone by now, or that /tmp cannot hold
             return ""
 
     def unconfirmed(self) -> Iterator[Job]:
