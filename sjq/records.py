@@ -28,7 +28,7 @@ from sjq import clock, logs
 from sjq.jobs import Lease, id_from_bytes, id_to_bytes
 from sjq.large import Content
 from sjq.logs import SHOWN_BYTES
-from sjq.plain_file import copy_plain, read_plain
+from sjq.plain_file import copy_plain, open_plain, read_plain
 from sjq.states import Reason, State
 from sjq.trees import remove
 
@@ -263,6 +263,14 @@ class Records:
         """Return a published file of a job, or None when there is none."""
         try:
             return read_plain(self.folder / f"{file_name(job_id)}-{kind}", follow=True)  # archives leave links
+        except FileNotFoundError:
+            return None
+
+    def beginning(self, job_id: str, kind: str, most: int) -> tuple[bytes, int] | None:
+        """Return how a published file of a job begins, and its size, or None when there is none."""
+        try:
+            with open_plain(self.folder / f"{file_name(job_id)}-{kind}", follow=True) as file:
+                return file.read(most), os.fstat(file.fileno()).st_size
         except FileNotFoundError:
             return None
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -14,6 +13,8 @@ from sjq.cli import render
 from sjq.client import Client
 from sjq.errors import NoSuchJob
 from sjq.jobs import Job, shown, worker_of
+from sjq.large import LARGE_BYTES
+from sjq.plain_file import open_plain
 from sjq.states import State
 
 MOST_RELATIVES = 20
@@ -52,12 +53,12 @@ def _facts(client: Client, job: Job, metadata: Mapping[str, Any] | None) -> dict
         if elsewhere := _host_elsewhere(job):
             facts["record"] = f"on {shown(elsewhere)}"
         return facts
-    output = client.records.read(job.job_id, "output.json")
+    output = client.records.beginning(job.job_id, "output.json", _BRIEF)
     usage = metadata["usage"] or {}
     if (metadata["state"], metadata["attempt"]) != (job.state, job.attempt or metadata["attempt"]):
         facts["record"] = f"of attempt {metadata['attempt']}, {metadata['state']}"
     facts |= {
-        "output": _short(output),
+        "output": _short(*output) if output else None,
         "took": f"{metadata['elapsed_time']:.3f} s, after {_seconds(metadata['queued_time'])} in the queue",
         "exit": f"signal {metadata['signal']}" if metadata["signal"] else str(metadata["exit_code"]),
         "memory": f"{usage['max_rss_bytes'] / 2**20:.1f} MiB" if usage else None,
@@ -82,14 +83,14 @@ def _seconds(value: float | None) -> str:
     return "an unknown time" if value is None else f"{value:.3f} s"
 
 
-def _short(text: bytes | None, *, tail: bool = False) -> str | None:
-    """Return a text as a few lines; what it holds cannot command the terminal."""
+def _short(text: bytes | None, size: int | None = None, *, tail: bool = False) -> str | None:
+    """Return a text, of which this may be the beginning alone, as a few lines; it cannot command the terminal."""
     if text is None:
         return None
     cut = text[-_BRIEF:] if tail else text[:_BRIEF]
     lines = [shown(row) for row in cut.decode("utf-8", "replace").rstrip().split("\n")]
-    if len(text) > _BRIEF:
-        note = f"[... {len(text) - _BRIEF} more bytes]"
+    if (left_out := (size or len(text)) - _BRIEF) > 0:
+        note = f"[... {left_out} more bytes]"
         lines = [note, *lines] if tail else [*lines, note]
     return "\n        ".join(lines)
 
@@ -139,6 +140,10 @@ def logs(client: Client, job_id: str) -> None:
             raise NoSuchJob(f"what the last attempt of {shown(job_id)} printed went with its worker; it is {job.state}")
         raise NoSuchJob(f"job {shown(job_id)} is {job.state} and has not printed anything here yet")
     for stream, echo in (("stdout", render.raw), ("stderr", render.raw_talk)):
-        path: Path | None = files.get(stream)
-        content = path.read_bytes() if path else str((metadata or {}).get(stream, "")).encode()
-        echo(content)
+        if (path := files.get(stream)) is None:
+            echo(str((metadata or {}).get(stream, "")).encode())
+            continue
+        with open_plain(path, follow=True) as file:
+            # Up to the end of a line, so that no character and no colour is torn.
+            while portion := file.read(LARGE_BYTES) + file.readline(LARGE_BYTES):
+                echo(portion)

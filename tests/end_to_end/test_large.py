@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 from servers import Server, until
+from unit.told import told
 
-from end_to_end.project import PLAIN, Project
+from end_to_end.project import PLAIN, SJQ, Project
 
 GROWTH_MB = 50
 LARGE_BYTES = 3_000_000
@@ -74,6 +77,36 @@ def test_a_worker_does_not_grow_with_what_it_sends(project: Project, kind: str) 
         until(lambda: project.ends(large) == ["succeeded"], 60, "the large one is done")
         assert len(project.metadata(large)["next_job_ids"]) == 250
         assert _most_mb(worker) - before_mb <= GROWTH_MB
+
+
+MEASURE = """
+import resource, subprocess, sys
+subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
+
+
+@pytest.mark.parametrize("command", ["logs", "show"])
+def test_a_command_does_not_grow_with_what_it_shows(project: Project, command: str) -> None:
+    project.job_data.mkdir()
+    for job_id, lines in (("small", 1), ("large", 1_000_000)):
+        (project.job_data / f"{job_id}-metadata.json").write_text(json.dumps(told(job_id)))
+        (project.job_data / f"{job_id}-input.json").write_text("1")
+        for kind in ("stdout.log", "stderr.log", "output.json"):
+            (project.job_data / f"{job_id}-{kind}").write_text(f"{'x' * 59}\n" * lines)
+    grew = _needs_mb(project, command, "large") - _needs_mb(project, command, "small")
+    assert grew <= 60 / 4
+    if command == "show":
+        assert "[... 59998000 more bytes]" in project.sjq("show", "large").stdout
+    else:
+        done = project.sjq("logs", "large")
+        assert done.stdout == done.stderr == f"{'x' * 59}\n" * 1_000_000
+
+
+def _needs_mb(project: Project, *command: str) -> float:
+    """Return the most memory that a command needs. The kernel counts in what forked it: so a small process does."""
+    measure = [sys.executable, "-c", MEASURE, SJQ, *command]
+    return int(subprocess.check_output(measure, cwd=project.root, env=project.environ)) / 1000
 
 
 def _most_mb(worker: subprocess.Popen[bytes]) -> float:
