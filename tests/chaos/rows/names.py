@@ -1,4 +1,4 @@
-"""Ids and names of topics that lead elsewhere, if anybody takes them for paths, patterns, or text for a terminal."""
+"""Ids, names of topics and of files that lead elsewhere, if anybody takes them for paths, patterns, or text to show."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from chaos.field import Field, Missed
 from chaos.rows.row import Row, Size
 from chaos.watch import Watch
 from sjq.errors import MessageError
-from sjq.jobs import check_id, id_from_bytes, id_to_bytes
+from sjq.job_data import JobData
+from sjq.jobs import check_id, id_from_bytes, id_to_bytes, new_message
 from sjq.records import KINDS
+from sjq.trees import remove
 
 PARTS = 50
 PER_PART = 500
@@ -24,6 +26,8 @@ OURS = ("config.json", "topics", "job_data", ".sjq", ".venv", "running")
 """What is in the project, or is written by the handlers of these rows."""
 DRIVERS = ("ledger.jsonl", "project", "server", "workers")
 CANARY = "canary"
+LITTER = 12 * 12
+"""How many files `litter.py` leaves under names that no job has."""
 EVIL = "import os\nopen(os.environ['CHAOS_LEDGER'] + '.evil', 'w').close()\n"
 
 
@@ -31,7 +35,7 @@ def names(field: Field) -> None:
     """Push ids and topics of all kinds, watched from all around the project, with canaries where they lead."""
     root = field.project.root
     canaries = list(_lay_canaries(field))
-    field.project.configure(topics={"piece": {"script": "work.py", "concurrency": 4}})
+    field.project.configure(topics={"piece": {"script": "work.py", "concurrency": 4}, "litter": {}})
     touched: set[Path] = set()
     with Watch(field.folder, root) as watch:
 
@@ -46,8 +50,10 @@ def names(field: Field) -> None:
             count = min(per_part, field.plan.faults - number)
             ids = _push(field, number, count)
             try:
+                litter = field.put(new_message("litter", 0), "succeeded")
                 field.until(all_ended, 600, "the end of all that was pushed")
-                _ask(field, ids)
+                _ask(field, [*ids, litter])
+                _look_at_litter(field)
                 field.project.run("fsck", "--repair", seconds=300)  # fails what waits on topics that cannot be
             finally:
                 for path in touched.union(watch.touched()):
@@ -156,6 +162,24 @@ def _ask(field: Field, ids: list[str]) -> None:
             raise Missed(f"{command} went well; it ended with {done.returncode}: {done.stderr}")
         if unfit := [char for char in done.stdout + done.stderr if not (char.isprintable() or char == "\n")]:
             field.complain(f"{command} shows {unfit[0]!r}")
+
+
+def _look_at_litter(field: Field) -> None:
+    """See a worker start, a look and a pruning go well beside what a handler left, told and untouched; remove it."""
+    job_data = JobData(field.project.job_data)
+    left = sorted(job_data.foreign())
+    if len(left) < LITTER:
+        raise Missed(f"a handler left {len(left)} files of {LITTER}")
+    for command in (["worker", "--burst"], ["fsck"], ["prune", "--older-than", "0s", "--size", "0"]):
+        done = field.project.run(*command, seconds=300)
+        if done.returncode not in (0, 1) or "Traceback" in done.stderr:
+            field.complain(f"{command} ended with {done.returncode}: {done.stderr[-1000:]}")
+        if command == ["fsck"] and (told := done.stdout.count("is named like a file of a job")) != len(left):
+            field.complain(f"fsck tells {told} files of {len(left)}")
+    if sorted(job_data.foreign()) != left:
+        field.complain("what a handler left is not what is there")
+    for name in left:
+        remove(job_data.folder / name)
 
 
 def _led_to(job_data: Path, ids: list[str]) -> Iterator[Path]:
