@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from random import Random
+from unicodedata import category
 
 from chaos.field import Field, Missed
 from chaos.rows.row import Row, Size
@@ -156,12 +158,21 @@ def _is_valid(job_id: str) -> bool:
 def _ask(field: Field, ids: list[str]) -> None:
     """Ask for jobs as a person does; what is shown must be fit for a terminal."""
     askable = [job_id for job_id in ids if _is_valid(job_id)][:SHOWN]
-    for command in (["status"], ["list", "--limit", "20"], *(["show", "--", job_id] for job_id in askable)):
+    lists = (["list", "--limit", "20"], ["list", "--limit", "20", "--json"])
+    for command in (["status"], *lists, *(["show", "--", job_id] for job_id in askable)):
         done = field.project.run(*command)
         if done.returncode not in (0, 2, 3) or "Traceback" in done.stderr:
             raise Missed(f"{command} went well; it ended with {done.returncode}: {done.stderr}")
-        if unfit := [char for char in done.stdout + done.stderr if not (char.isprintable() or char == "\n")]:
-            field.complain(f"{command} shows {unfit[0]!r}")
+        _see_fit(field, command, done)
+
+
+def _see_fit(field: Field, command: list[str], done: subprocess.CompletedProcess[str]) -> None:
+    """Complain where what a command said could do something to a terminal."""
+    text = (done.stdout + done.stderr).replace("\n", "")
+    # JSON is for programs, to which every character matters; it must hold no commands.
+    unfit = [char for char in text if (category(char) == "Cc" if "--json" in command else not char.isprintable())]
+    if unfit:
+        field.complain(f"{command} shows {unfit[0]!r}")
 
 
 def _look_at_litter(field: Field) -> None:
@@ -174,6 +185,7 @@ def _look_at_litter(field: Field) -> None:
         done = field.project.run(*command, seconds=300)
         if done.returncode not in (0, 1) or "Traceback" in done.stderr:
             field.complain(f"{command} ended with {done.returncode}: {done.stderr[-1000:]}")
+        _see_fit(field, command, done)
         if command == ["fsck"] and (told := done.stdout.count("is named like a file of a job")) != len(left):
             field.complain(f"fsck tells {told} files of {len(left)}")
     if sorted(job_data.foreign()) != left:
