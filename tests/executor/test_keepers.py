@@ -429,6 +429,18 @@ def test_a_worker_and_a_keeper_that_are_killed_at_once_leave_nothing(workshop: W
     assert alive(other.job_id) == []
 
 
+def test_keepers_without_a_root_end_what_they_keep_with_their_worker(workshop: Workshop) -> None:
+    """Nobody else is there to do it."""
+    task = workshop.task(TREE)
+    with worker(workshop, task) as process:
+        _, its_keeper = until(lambda: workshop.noted("here"), "the job runs")
+        root = parent(its_keeper)
+        os.kill(root, signal.SIGKILL)
+        until(lambda: parent(its_keeper) != root, "its root keeper is gone")
+        process.kill()
+    assert alive(task.job_id) == []
+
+
 def test_a_keeper_that_is_stopped_ends_with_its_worker(workshop: Workshop) -> None:
     task = workshop.task(TREE)
     with worker(workshop, task) as process:

@@ -280,7 +280,7 @@ TREES = (
         "keepers/root.py",
         "            become_subreaper()\n            Keeper(",
         "            Keeper(",
-        "executor/test_contract.py::test_what_a_job_leaves_is_gone_when_run_returns[local-ended-a double fork]",
+        "executor/test_contract.py::test_slots_leave_each_others_orphans_alone[local]",
     ),
     Mutation(
         "the root keeper sweeps when it is told to alone",
@@ -351,7 +351,7 @@ TREES = (
         "keepers/keeper.py",
         "        if self.job:\n            self.job.sweep()\n        os._exit(0)",
         "        os._exit(0)",
-        "executor/test_keepers.py::test_closing_ends_what_keepers_without_a_root_keep[local]",
+        "executor/test_keepers.py::test_keepers_without_a_root_end_what_they_keep_with_their_worker[local]",
     ),
     Mutation(
         "who ignores SIGTERM lives on",
