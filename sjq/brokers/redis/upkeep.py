@@ -237,12 +237,7 @@ class Upkeep(Inspection):
             text = fetch(self.server, name, size) if size > LARGE_BYTES else self.server.ask("GET", name)
             decode_message(job_id, "", text, lambda: b"" if attached else None)
             return check_topic(msgspec.json.decode(text, type=_Named).topic)
-        except (
-            MessageError,
-            UsageError,
-            ValueError,
-            OSError,
-        ):  # also one that is gone by now, or that /tmp cannot hold
+        except (MessageError, UsageError, ValueError, OSError):  # or it is gone by now, or no disk has room for it
             return ""
 
     def unconfirmed(self) -> Iterator[Job]:
