@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import signal
 import subprocess
 import sys
@@ -11,23 +10,20 @@ import threading
 import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-from servers import missing
 from unit.waiting import until
 
 from sjq.executors import keepers, launch, orphans
 from sjq.executors.base import Limits
 from sjq.executors.local import LocalExecutor
 from sjq.states import Reason
-from sjq.worker.lock_file import processes_gone
 
+from .other_worker import worker
 from .workshop import Neighbour, Workshop, alive
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from sjq.executors.base import Task
 
 TREE = """
@@ -370,52 +366,6 @@ def test_closing_ends_a_keeper_that_is_stopped(workshop: Workshop) -> None:
 
 # A worker that is killed, or stopped.
 
-WORKER = """
-import pickle, sys, threading
-from pathlib import Path
-from sjq.executors.local import LocalExecutor
-from sjq.worker.lock_file import LockFile
-root, group = Path(sys.argv[1]), sys.argv[2]
-if group:
-    Path(group, "cgroup.procs").write_text("0")
-lock = LockFile(root / ".sjq" / "workers", "other")
-executor = LocalExecutor(root, lock=lock.descriptor)
-ends = {}
-def run(task):
-    ends[task.job_id] = executor.run(task)
-tasks = pickle.loads((root / "tasks").read_bytes())
-threads = [threading.Thread(target=run, args=(task,)) for task in tasks]
-for thread in threads:
-    thread.start()
-for thread in threads:
-    thread.join()
-executor.close()
-(root / "ends").write_bytes(pickle.dumps(ends))
-"""
-
-
-class worker:  # noqa: N801 - reads as what it is
-    """Another worker's executor, which a test may kill."""
-
-    def __init__(self, workshop: Workshop, *tasks: Task, group: Path | None = None) -> None:
-        self.root = workshop.root
-        self.lock = self.root / ".sjq" / "workers" / "other.lock"
-        (self.root / "tasks").write_bytes(pickle.dumps(tasks))
-        self.process = subprocess.Popen([sys.executable, "-c", WORKER, str(self.root), str(group or "")])
-
-    def __enter__(self) -> subprocess.Popen[bytes]:
-        return self.process
-
-    def __exit__(self, wrong: type[BaseException] | None, *_: object) -> None:
-        if wrong:
-            self.process.kill()
-        self.process.wait(30)
-        until(lambda: processes_gone(self.lock), "its keepers are gone")
-
-    def ends(self) -> dict[str, Any]:
-        ends: dict[str, Any] = pickle.loads((self.root / "ends").read_bytes())
-        return ends
-
 
 def test_a_worker_and_a_keeper_that_are_killed_at_once_leave_nothing(workshop: Workshop) -> None:
     task, other = workshop.task(TREE), workshop.task(TREE.replace('"here"', '"other"'))
@@ -511,88 +461,3 @@ def test_keepers_neither_hold_each_others_descriptors_nor_collect_zombies(worksh
             workshop.executor.kill(task)
         assert sum(one.wait(30).lost for one in running) == 1
     assert sockets("self") == at_first + 1  # two keepers, after one
-
-
-# Memory that runs out.
-
-
-def test_a_job_goes_before_its_worker_when_memory_runs_out(workshop: Workshop) -> None:
-    ours = int(Path("/proc/self/oom_score_adj").read_text())
-    workshop.run("time.sleep(0.1); note('score', int(open('/proc/self/oom_score_adj').read()))")
-    assert workshop.noted("score") == min(1000, ours + 500)
-
-
-@pytest.fixture
-def small_group() -> Iterator[Path]:
-    """A memory cgroup of 150 MB."""
-    made = _made_group()
-    if made is None:
-        missing("memory cgroup that a test may make (it takes root, or a delegation)")
-    yield made
-    until(lambda: _removed(made), "the group is empty")
-
-
-def _made_group() -> Path | None:
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
-        _, controllers, path = line.split(":", 2)
-        name = f"sjq-test-{os.getpid()}-{os.urandom(3).hex()}"
-        if "memory" in controllers.split(","):
-            group, limits = Path(f"/sys/fs/cgroup/memory{path}") / name, ["memory.limit_in_bytes"]
-        elif not controllers:
-            group, limits = Path(f"/sys/fs/cgroup{path}") / name, ["memory.max", "memory.swap.max"]
-        else:
-            continue
-        try:
-            group.mkdir()
-        except OSError:
-            continue
-        try:
-            for limit in limits:
-                (group / limit).write_text("150000000" if "swap" not in limit else "0")
-        except OSError:
-            group.rmdir()
-            continue
-        return group
-    return None
-
-
-def _removed(group: Path) -> bool:
-    try:
-        group.rmdir()
-    except OSError:
-        return False
-    return True
-
-
-def test_what_the_kernel_kills_for_want_of_memory_is_told(workshop: Workshop, small_group: Path) -> None:
-    alone = workshop.task("block = bytearray(400_000_000)")
-    running = worker(workshop, alone, group=small_group)
-    with running:
-        pass
-    end = running.ends()[alone.job_id]
-    assert (end.exit_code, end.signal) == (None, signal.SIGKILL)
-    assert end.breach.reason is Reason.MEMORY
-    assert "the kernel killed it for want of memory; the largest of its processes had used 1" in end.breach.why
-
-
-def test_a_child_that_the_kernel_kills_is_told_where_the_job_ends_badly_by_it(
-    workshop: Workshop, small_group: Path
-) -> None:
-    grow = "subprocess.run([sys.executable, '-c', 'block = bytearray(400_000_000)'])"
-    badly, well = workshop.task(f"sys.exit(abs({grow}.returncode))"), workshop.task(grow)
-    ends: dict[str, Any] = {}
-    for task in (badly, well):
-        running = worker(workshop, task, group=small_group)
-        with running:
-            pass
-        ends |= running.ends()
-    end = ends[badly.job_id]
-    assert (end.exit_code, end.breach.reason) == (9, Reason.MEMORY)
-    assert "killed a process here for want of memory while it ran, and it ended by exit code 9" in end.breach.why
-    end = ends[well.job_id]
-    assert (end.exit_code, end.breach) == (0, None)
-
-
-def test_a_kill_by_somebody_else_is_none_by_the_kernel(workshop: Workshop) -> None:
-    end = workshop.run("os.kill(os.getpid(), 9)")
-    assert (end.signal, end.breach) == (signal.SIGKILL, None)
